@@ -1,0 +1,130 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What keeps a host alive: the supervisor, and the step that becomes systemd-nspawn(1)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+from . import cgroup, files, machine, net
+from .process import ProcessId
+
+SCRIPT = Path(__file__).resolve().parent.parent / "testbed"
+REBOOT_STATUS = 133  # systemd-nspawn(1), EXIT STATUS: the container asked for a reboot
+DEVICES = ("/dev/net/tun", "/dev/kvm", "/dev/vhost-net", "/dev/fuse")
+MERGED = Path("/run/machine")
+
+
+def supervise(directory: Path) -> None:
+    """Keep the host of the directory booted until it powers off or SIGTERM comes.
+
+    A host that reboots is started again, and so is one for which a file ``restart`` was left
+    before its processes were killed (a power loss).
+    """
+    lock = files.try_lock(directory / "lock")
+    if lock is None:
+        return
+    me = ProcessId.of(os.getpid())
+    assert me is not None
+    files.write_json(directory / "supervisor.json", me.to_json())
+    group = cgroup.path_of(directory.name)
+    boot_group = group / "boot"
+    cgroup.enter(group / "supervisor")
+    stopping = False
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        cgroup.kill(boot_group)
+
+    signal.signal(signal.SIGTERM, stop)
+    boots = int(str((files.read_json(directory / "boots.json") or {}).get("boots", 0)))
+    # A supervisor before this one may have been killed and have left its host running.
+    cgroup.kill(boot_group)
+    while not stopping:
+        boots += 1
+        files.write_json(directory / "boots.json", {"boots": boots})
+        with (directory / "console.log").open("ab") as console:
+            nspawn = subprocess.Popen(
+                ["unshare", "--mount", "--propagation", "private", sys.executable, str(SCRIPT), "_boot", str(directory)],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+            )
+        if process := ProcessId.of(nspawn.pid):
+            files.write_json(directory / "machine.json", {**process.to_json(), "boots": boots})
+        status = nspawn.wait()
+        (directory / "machine.json").unlink(missing_ok=True)
+        cgroup.kill(boot_group)
+        cgroup.remove(boot_group)
+        print(f"boot {boots} ended with status {status}", flush=True)
+        lost_power = (directory / "restart").exists()
+        (directory / "restart").unlink(missing_ok=True)
+        if not lost_power and status != REBOOT_STATUS:
+            break
+
+
+def boot(directory: Path) -> None:
+    """Mount the host's tree in this process's own mount namespace and become systemd-nspawn.
+
+    All mounts end with the namespace, that is with the host, however it ends.
+    """
+    lab = files.read_json(directory.parent.parent / "lab.json")
+    assert lab is not None
+    cgroup.enter(cgroup.path_of(directory.name) / "boot")
+    # Copies of the labs' namespace files would keep those namespaces alive.
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        point = line.split()[4]
+        if point.startswith(f"{files.RUNTIME}/"):
+            machine.run(["umount", "--lazy", point], timeout=10)
+    layers = f"lowerdir={lab['tree']},upperdir={directory}/upper,workdir={directory}/work"
+    machine.run(["mount", "-t", "overlay", "overlay", "-o", layers, f"{directory}/merged"], timeout=30)
+    # systemd-nspawn leaves directories in these when it is killed.
+    machine.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], timeout=10)
+    MERGED.mkdir()
+    machine.run(["mount", "--move", f"{directory}/merged", str(MERGED)], timeout=10)
+    if not (directory / "provisioned").exists():
+        provision(MERGED, directory, net.Subnet(int(str(lab["subnet"]))), str(lab["uplink"]))
+        files.write_atomic(directory / "provisioned", "")
+    machine.run(["mount", "-t", "tmpfs", "tmpfs", "/tmp"], timeout=10)
+    command = [
+        "systemd-nspawn", "--quiet", "--settings=no", "--register=no", "--keep-unit", "--boot",
+        f"--directory={MERGED}", f"--machine={directory.name}", f"--network-bridge={net.BRIDGE}",
+        "--capability=all", "--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=read-only",
+        *(f"--bind={device}" for device in DEVICES if Path(device).exists()),
+    ]  # fmt: skip
+    environment = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
+    }
+    os.execvpe(command[0], command, environment)
+
+
+def provision(root: Path, directory: Path, subnet: net.Subnet, uplink: str) -> None:
+    """Give the tree what makes it this host, before its first boot."""
+    name = directory.name
+    number = int(name.rpartition("-")[2])
+    files.write_atomic(root / "etc/hostname", f"{name}\n")
+    files.write_atomic(root / "etc/hosts", net.hosts_file(name, subnet, number))
+    files.write_atomic(root / "etc/machine-id", f"{secrets.token_hex(16)}\n", 0o444)
+    for end, mode in (("", 0o600), (".pub", 0o644)):
+        key = (directory / f"ssh_host_ed25519_key{end}").read_text()
+        files.write_atomic(root / f"etc/ssh/ssh_host_ed25519_key{end}", key, mode)
+    (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
+    public = (directory.parent.parent / "id_ed25519.pub").read_text()
+    files.write_atomic(root / "root/.ssh/authorized_keys", public, 0o600)
+    if uplink == "networkd":
+        files.write_atomic(root / "etc/systemd/network/10-uplink.network", net.networkd_file(subnet, number))
+    else:
+        files.write_atomic(root / "etc/network/interfaces", net.ifupdown_file(subnet, number))
+        systemctl = ["systemctl", f"--root={root}", "--quiet"]
+        machine.run([*systemctl, "disable", "systemd-networkd.service"], timeout=30)
+        machine.run([*systemctl, "enable", "networking.service"], timeout=30)
