@@ -253,7 +253,7 @@ class Lab:
             netns = os.open(self.netns, os.O_RDONLY | os.O_CLOEXEC)
         try:
             while mounted(self.netns):
-                machine.run(["umount", str(self.netns)], timeout=10)
+                machine.run(["umount", "--lazy", str(self.netns)], timeout=10)
             deadline = time.monotonic() + DOWN_TIMEOUT
             while left := self.kill_round(netns):
                 if time.monotonic() > deadline:
