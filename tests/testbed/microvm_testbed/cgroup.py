@@ -7,26 +7,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from . import files
 from .errors import TestbedError
 
 NAME = "microvm-testbed"
 SLICE = "microvm_testbed.slice"
 
 
-def parse_root(mountinfo: str) -> Path | None:
-    """Where cgroup2 is mounted, from the text of proc_pid_mountinfo(5)."""
+def parse_mount(mountinfo: str, kind: str, option: str = "") -> Path | None:
+    """Where a file system of the kind is mounted, from the text of proc_pid_mountinfo(5)."""
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
-        if after.split()[:1] == ["cgroup2"]:
+        fields = after.split()
+        if fields[:1] == [kind] and (not option or option in fields[2].split(",")):
             return Path(before.split()[4])
     return None
 
 
 def root() -> Path:
-    found = parse_root(Path("/proc/self/mountinfo").read_text())
+    found = parse_mount(Path("/proc/self/mountinfo").read_text(), "cgroup2")
     if found is None:
         raise TestbedError("cgroup version 2 is not mounted; mount it with: mount -t cgroup2 cgroup2 /sys/fs/cgroup")
     return found
@@ -70,8 +73,33 @@ def kill(cgroup: Path) -> None:
         (cgroup / "cgroup.kill").write_text("1")
 
 
+def end(cgroup: Path, timeout: float) -> None:
+    """Kill all in the cgroup, wait until all have ended, and remove it.
+
+    It must be removed: on kernels of 2025 a process that is started from a cgroup that was
+    killed once into one below it (CLONE_INTO_CGROUP in clone(2)) is killed too.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        kill(cgroup)
+        if not (left := sorted(members(cgroup))):
+            break
+        if time.monotonic() > deadline:
+            raise TestbedError(f"cgroup {cgroup}: processes {left} do not end")
+        time.sleep(0.02)
+    remove(cgroup)
+
+
 def remove(cgroup: Path) -> None:
-    """Remove the cgroup and those below it, as far as they are empty."""
-    for directory, _, _ in os.walk(cgroup, topdown=False):
-        with contextlib.suppress(OSError):
-            os.rmdir(directory)
+    """Remove the cgroup and those below it, as far as they are empty.
+
+    systemd-nspawn makes their like in the hierarchy name=systemd of version 1, if there is one.
+    """
+    places = [cgroup]
+    if legacy := parse_mount(Path("/proc/self/mountinfo").read_text(), "cgroup", "name=systemd"):
+        places.append(legacy / cgroup.relative_to(root()))
+    for place in places:
+        for directory, _, _ in os.walk(place, topdown=False):
+            files.remove_empty(Path(directory))
+        if place.parent.name == NAME:
+            files.remove_empty(place.parent)

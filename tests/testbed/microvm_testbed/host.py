@@ -42,9 +42,8 @@ class Host:
     def cgroup(self) -> Path:
         return cgroup.path_of(self.name)
 
-    @property
-    def boot_cgroup(self) -> Path:
-        return self.cgroup / "boot"
+    def boot_cgroup(self, machine: Machine) -> Path:
+        return self.cgroup / f"boot-{machine.boots}"
 
     def supervised(self) -> bool:
         """Whether a supervisor runs: it holds the lock for as long as it lives."""
@@ -66,9 +65,10 @@ class Host:
 
     def leader(self) -> int | None:
         """PID of the host's own PID 1."""
-        if self.machine() is None:
+        machine = self.machine()
+        if machine is None:
             return None
-        return next((pid for pid in cgroup.members(self.boot_cgroup) if process.is_init(pid)), None)
+        return next((pid for pid in cgroup.members(self.boot_cgroup(machine)) if process.is_init(pid)), None)
 
     def exec_command(self, command: list[str]) -> list[str]:
         """The command that runs a command in the host without ssh.

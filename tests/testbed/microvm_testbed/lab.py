@@ -107,7 +107,15 @@ class Lab:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
+        """Hold the lab; refuse one that was made with another state directory."""
         with files.locked(files.RUNTIME / f"{self.name}.lock"):
+            with contextlib.suppress(FileNotFoundError):
+                owner = Path((self.runtime / "owner").read_text().strip())
+                if owner != self.state and owner.exists():
+                    raise TestbedError(
+                        f"lab {self.name}: belongs to state directory {owner}; choose another --lab, "
+                        f"or take it down with its own XDG_STATE_HOME"
+                    )
             yield
 
     # -- up
@@ -165,6 +173,7 @@ class Lab:
         """Keys first, then what names them."""
         (self.state / "bin").mkdir(exist_ok=True)
         (self.runtime / "cp").mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.write_atomic(self.runtime / "owner", f"{self.state}\n")
         make_key(self.state / "id_ed25519", f"testbed-{self.name}")
         keys = []
         for host in self.hosts():
@@ -220,10 +229,13 @@ class Lab:
 
     def down(self) -> None:
         """End all processes of the lab and remove all its files, from whatever state it is in."""
-        if not self.state.exists() and not self.runtime.exists():
-            machine.say(f"lab {self.name}: is not there")
-            return
         with self.lock():
+            # Taking this lock removes its file if a killed command left it.
+            with files.locked(files.RUNTIME / ".labs.lock"):
+                pass
+            if not self.state.exists() and not self.runtime.exists():
+                machine.say(f"lab {self.name}: is not there")
+                return
             self.end_processes()
             files.remove_tree(self.runtime)
             # The hosts go first and lab.json last: what is left after a kill is still a lab.
@@ -263,9 +275,7 @@ class Lab:
             if netns is not None:
                 os.close(netns)
         for group in self.cgroups():
-            cgroup.remove(group)
-        if not cgroup.managed():
-            files.remove_empty(cgroup.root() / cgroup.NAME)
+            cgroup.end(group, DOWN_TIMEOUT)
 
     def kill_round(self, netns: int | None) -> set[int]:
         left: set[int] = set()
@@ -289,7 +299,7 @@ class Lab:
             raise TestbedError(f"host {host.name}: is not running; start it with: testbed up --lab {self.name}")
         if hard:
             files.write_atomic(host.directory / "restart", "")
-            cgroup.kill(host.boot_cgroup)
+            cgroup.kill(host.boot_cgroup(before))
         else:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 host.run(["systemctl", "reboot"], 30)

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import secrets
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,28 @@ SCRIPT = Path(__file__).resolve().parent.parent / "testbed"
 REBOOT_STATUS = 133  # systemd-nspawn(1), EXIT STATUS: the container asked for a reboot
 DEVICES = ("/dev/net/tun", "/dev/kvm", "/dev/vhost-net", "/dev/fuse")
 MERGED = Path("/run/machine")
+NODES = Path("/run/nodes")
+END_TIMEOUT = 30.0
+# What the collection may load, and the option that builds it in: the kernel of a machine
+# may have all of it and no /lib/modules at all, where modprobe(8) then knows nothing.
+BUILT_IN = {
+    "CONFIG_BRIDGE": "net/bridge/bridge",
+    "CONFIG_BRIDGE_NETFILTER": "net/bridge/br_netfilter",
+    "CONFIG_BLK_DEV_LOOP": "drivers/block/loop",
+    "CONFIG_FUSE_FS": "fs/fuse/fuse",
+    "CONFIG_KVM": "arch/x86/kvm/kvm",
+    "CONFIG_KVM_AMD": "arch/x86/kvm/kvm-amd",
+    "CONFIG_KVM_INTEL": "arch/x86/kvm/kvm-intel",
+    "CONFIG_MACVTAP": "drivers/net/macvtap",
+    "CONFIG_NF_TABLES": "net/netfilter/nf_tables",
+    "CONFIG_OVERLAY_FS": "fs/overlayfs/overlay",
+    "CONFIG_TUN": "drivers/net/tun",
+    "CONFIG_VETH": "drivers/net/veth",
+    "CONFIG_VFIO_PCI": "drivers/vfio/pci/vfio-pci",
+    "CONFIG_VHOST_NET": "drivers/vhost/vhost_net",
+    "CONFIG_VHOST_VSOCK": "drivers/vhost/vhost_vsock",
+    "CONFIG_VXLAN": "drivers/net/vxlan",
+}
 
 
 def supervise(directory: Path) -> None:
@@ -35,19 +59,20 @@ def supervise(directory: Path) -> None:
     assert me is not None
     files.write_json(directory / "supervisor.json", me.to_json())
     group = cgroup.path_of(directory.name)
-    boot_group = group / "boot"
     cgroup.enter(group / "supervisor")
     stopping = False
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         nonlocal stopping
         stopping = True
-        cgroup.kill(boot_group)
+        for boot_group in group.glob("boot-*"):
+            cgroup.kill(boot_group)
 
     signal.signal(signal.SIGTERM, stop)
     boots = int(str((files.read_json(directory / "boots.json") or {}).get("boots", 0)))
     # A supervisor before this one may have been killed and have left its host running.
-    cgroup.kill(boot_group)
+    for stale in group.glob("boot-*"):
+        cgroup.end(stale, END_TIMEOUT)
     while not stopping:
         boots += 1
         files.write_json(directory / "boots.json", {"boots": boots})
@@ -62,8 +87,7 @@ def supervise(directory: Path) -> None:
             files.write_json(directory / "machine.json", {**process.to_json(), "boots": boots})
         status = nspawn.wait()
         (directory / "machine.json").unlink(missing_ok=True)
-        cgroup.kill(boot_group)
-        cgroup.remove(boot_group)
+        cgroup.end(group / f"boot-{boots}", END_TIMEOUT)
         print(f"boot {boots} ended with status {status}", flush=True)
         lost_power = (directory / "restart").exists()
         (directory / "restart").unlink(missing_ok=True)
@@ -78,7 +102,8 @@ def boot(directory: Path) -> None:
     """
     lab = files.read_json(directory.parent.parent / "lab.json")
     assert lab is not None
-    cgroup.enter(cgroup.path_of(directory.name) / "boot")
+    boots = int(str((files.read_json(directory / "boots.json") or {})["boots"]))
+    cgroup.enter(cgroup.path_of(directory.name) / f"boot-{boots}")
     # Copies of the labs' namespace files would keep those namespaces alive.
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         point = line.split()[4]
@@ -93,12 +118,13 @@ def boot(directory: Path) -> None:
     if not (directory / "provisioned").exists():
         provision(MERGED, directory, net.Subnet(int(str(lab["subnet"]))), str(lab["uplink"]))
         files.write_atomic(directory / "provisioned", "")
+    modules = bind_modules(MERGED)
     machine.run(["mount", "-t", "tmpfs", "tmpfs", "/tmp"], timeout=10)
     command = [
         "systemd-nspawn", "--quiet", "--settings=no", "--register=no", "--keep-unit", "--boot",
         f"--directory={MERGED}", f"--machine={directory.name}", f"--network-bridge={net.BRIDGE}",
         "--capability=all", "--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=read-only",
-        *(f"--bind={device}" for device in DEVICES if Path(device).exists()),
+        *modules, *bind_devices(),
     ]  # fmt: skip
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -106,6 +132,41 @@ def boot(directory: Path) -> None:
         "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
     }
     os.execvpe(command[0], command, environment)
+
+
+def bind_devices() -> list[str]:
+    """Options that give the host the machine's devices as nodes of its own, to chown as it likes."""
+    options = []
+    for device in map(Path, DEVICES):
+        if device.exists():
+            node = NODES / device.name
+            node.parent.mkdir(exist_ok=True)
+            os.mknod(node, stat.S_IFCHR, device.stat().st_rdev)
+            os.chmod(node, 0o666 if device.name in {"tun", "fuse"} else 0o660)
+            options.append(f"--bind={node}:{device}")
+    return options
+
+
+def built_in_modules(config: str) -> list[str]:
+    """Lines of modules.builtin (kmod's) for what the kernel's configuration has built in."""
+    chosen = {line.removesuffix("=y") for line in config.splitlines() if line.endswith("=y")}
+    return sorted(f"kernel/{path}.ko" for option, path in BUILT_IN.items() if option in chosen)
+
+
+def bind_modules(root: Path) -> list[str]:
+    """Let modprobe(8) in the host know the machine's kernel."""
+    modules = Path("/lib/modules", os.uname().release)
+    if modules.is_dir():
+        return [f"--bind-ro={modules}"]
+    config = Path("/proc/config.gz")
+    inside = root / modules.relative_to("/")
+    if config.exists() and not (inside / "modules.builtin.bin").exists():
+        inside.mkdir(parents=True, exist_ok=True)
+        lines = built_in_modules(gzip.decompress(config.read_bytes()).decode())
+        (inside / "modules.order").write_text("")
+        (inside / "modules.builtin").write_text("".join(f"{line}\n" for line in lines))
+        machine.run(["chroot", str(root), "depmod", modules.name], timeout=30)
+    return []
 
 
 def provision(root: Path, directory: Path, subnet: net.Subnet, uplink: str) -> None:
