@@ -1,0 +1,27 @@
+# Everything here needs only make and Python 3.11 or newer; what else is needed is installed, pinned, and said.
+# Debian's own interpreter starts it: the one first on PATH may be a shim or an environment of something else.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+TOOLS := PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m tools
+# Arguments for one part, e.g. make unit ARGS='-k networks' or make sanity ARGS=core-2.19
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help lint sanity unit pins clean
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+lint: ## Read the sources: types, style, documentation, YAML, shell
+	@$(TOOLS) lint
+
+sanity: ## ansible-test sanity on each core that this machine can run
+	@$(TOOLS) sanity $(ARGS)
+
+unit: ## Unit tests on each core that this machine can run
+	@$(TOOLS) unit $(ARGS)
+
+pins: ## Choose the versions of the Python packages anew
+	@$(TOOLS) pins
+
+clean: ## Remove what was built in this checkout
+	rm -rf build

@@ -1,0 +1,55 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""``python3 -m tools PART [ARGUMENT...]``: what the Makefile calls."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from . import lint, machine, pins, sanity, unit
+from .process import ToolError, say
+from .report import Check, save, table
+
+PARTS: dict[str, Callable[[list[str]], list[Check]]] = {
+    "lint": lint.check,
+    "sanity": sanity.check,
+    "unit": unit.check,
+}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "venv": lambda names: print(machine.venv_of(machine.core_named(names[0]) if names else machine.primary())),
+    "pins": lambda _: pins.renew(),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run one part and give its exit status."""
+    parser = argparse.ArgumentParser(prog="python3 -m tools")
+    parser.add_argument("part", choices=sorted({**PARTS, **COMMANDS}))
+    parser.add_argument("--report", type=Path, help="write what ran to this file as JSON")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    chosen = parser.parse_args(argv)
+    try:
+        if chosen.part in COMMANDS:
+            COMMANDS[chosen.part](chosen.arguments)
+            return 0
+        checks = PARTS[chosen.part](chosen.arguments)
+    except ToolError as error:
+        print(f"{chosen.part}: {error}", file=sys.stderr)
+        return 1
+    if chosen.report:
+        save(chosen.report, checks)
+    for check in checks:
+        if not check.ok:
+            say(f"{check.name}:")
+            print(check.output.rstrip(), flush=True)
+    print(table(checks), flush=True)
+    return 0 if checks and all(check.ok for check in checks) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
