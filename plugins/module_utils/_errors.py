@@ -40,7 +40,9 @@ class FleetError(Exception):
         """The message: ``SUBJECT, FIELD: SEEN. HINT``."""
         where = ", ".join(part for part in (self.subject, self.field) if part)
         body = f"{where}: {self.seen}" if where else self.seen
-        return f"{body} {self.hint}" if self.hint else body
+        if not self.hint:
+            return body
+        return f"{body} {self.hint}" if body.endswith((".", ":")) else f"{body}. {self.hint}"
 
     def as_dict(self) -> dict[str, t.Any]:
         """The parts for a module's result, so that a playbook can test them without parsing."""

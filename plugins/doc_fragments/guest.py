@@ -1,0 +1,38 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the modules for guests have in common."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Limits of a run, and notes."""
+
+    DOCUMENTATION = r"""
+options:
+  eval_timeout:
+    description:
+      - How long the evaluation of a flake may take, in seconds.
+    type: int
+    default: 600
+  build_timeout:
+    description:
+      - How long the build of all runners together may take, in seconds.
+    type: int
+    default: 3600
+  lock_timeout:
+    description:
+      - How long to wait for another run that works on the same guests, in seconds.
+      - With V(0) the module fails at once when there is one.
+    type: int
+    default: 60
+notes:
+  - Runs as root on the host.
+  - A guest is created if it is missing. A guest that exists is updated only when O(update) asks for it.
+  - A guest that the NixOS configuration of its host declares is reported, and any change of it is refused.
+  - A guest that the C(microvm) command or a deploy script made is adopted as it is, without a change. It counts as
+    made by the collection from its first update on.
+  - What fails for one guest ends the work on that guest only. The module fails at the end.
+"""

@@ -1,0 +1,399 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Carrying out the steps of many guests, each kind of work in one call.
+
+Private to the collection: it may change at any time.
+
+An error of one guest ends the steps of that guest and of no other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import json
+import os
+import shutil
+import stat
+import time
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.microvm.fleet.plugins.module_utils import _files, _nix, _systemd
+from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
+from ansible_collections.microvm.fleet.plugins.module_utils._contract import read_runner
+from ansible_collections.microvm.fleet.plugins.module_utils._errors import CommandError, FleetError
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import LOOP, Host
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import (
+    Autostart,
+    Create,
+    Forget,
+    GuestPlan,
+    Keep,
+    Reload,
+    Remove,
+    Root,
+    Settings,
+    Stage,
+    Start,
+    Step,
+    Stop,
+    Sweep,
+    Switch,
+    Unstage,
+    Write,
+)
+from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
+from ansible_collections.microvm.fleet.plugins.module_utils._systemd import Unit
+
+# Seconds that a guest has to be up before it counts as started: a hypervisor that cannot run ends sooner.
+SETTLE: t.Final = 3.0
+# TimeoutSec of microvm.nix's units (microvm.host.startupTimeout), for guests whose wish names none.
+UNIT_TIMEOUT: t.Final = 150
+# What systemd's own work may take beyond the units' timeouts.
+MARGIN: t.Final = 30
+POLL: t.Final = 0.2
+
+# What is no data among the files of a state directory (docs/architecture.md): removed even where volumes are kept.
+NO_DATA: t.Final = frozenset(
+    ("current", "booted", "old", "new", "flake", "toplevel", "supervisord.log", "supervisord.pid")
+)
+
+
+@dataclass
+class Outcome:
+    """What became of one guest's plan."""
+
+    error: FleetError | None = None
+    # The hypervisor had to be killed, because the guest did not end within its time.
+    killed: bool = False
+    # Where its volumes are, if it was removed and had any.
+    kept: str | None = None
+    left: list[str] = field(default_factory=list)
+    done: list[Step] = field(default_factory=list)
+
+
+class Apply:
+    """Applies plans to a host.  Holds the outcome of each guest while it works."""
+
+    def __init__(self, paths: Paths, commands: Commands, host: Host, *, build_timeout: float) -> None:
+        self.paths = paths
+        self.commands = commands
+        self.host = host
+        self.build_timeout = build_timeout
+        self.outcomes: dict[str, Outcome] = {}
+
+    def prepare(self, plans: t.Sequence[GuestPlan]) -> None:
+        """Root and build what is to be staged.  What fails is unrooted again, and its guest gets the error."""
+        staged = []
+        for plan in plans:
+            outcome = self.outcomes.setdefault(plan.name, Outcome())
+            step = next((step for step in plan.steps if isinstance(step, Stage)), None)
+            if step is not None and self._guarded(plan, outcome, self._stage, step):
+                staged.append((plan, step))
+        errors = _nix.build(
+            self.commands, {step.runner: step.source for _plan, step in staged}, timeout=self.build_timeout
+        )
+        for plan, step in staged:
+            error: FleetError | None = errors.get(step.runner)
+            if error is None:
+                runner = read_runner(self.paths, step.runner)
+                if not runner.runs:
+                    error = FleetError(f"{step.runner} has no bin/microvm-run, so it is no runner of a MicroVM.")
+            if error is None:
+                self.outcomes[plan.name].done.append(step)
+                continue
+            _files.remove(self.paths.root_of(plan.name, "staged"))
+            self._rmdir(self.paths.root_of(plan.name))
+            self.outcomes[plan.name].error = _about(plan, "runner" if plan.wish.runner else "flake", error)
+
+    def finish(self, plans: t.Sequence[GuestPlan], leftovers: t.Sequence[str] = ()) -> None:
+        """All the other steps: stops, files, settings, autostart, starts; each kind for all guests at once."""
+        for entry in leftovers:
+            shutil.rmtree(os.path.join(self.paths.guests, entry))
+        for plan in plans:
+            self.outcomes.setdefault(plan.name, Outcome())
+        self._stop(self._with(plans, Stop))
+        for plan in plans:
+            for step in plan.steps:
+                action = self._ACTIONS.get(type(step))
+                if action is not None and not self._guarded(plan, self.outcomes[plan.name], action.__get__(self), step):
+                    break
+        if self._with(plans, Settings) or self._with(plans, Reload) or self._without_settings(plans):
+            _systemd.reload(self.commands)
+        for enable, verb in ((True, _systemd.enable), (False, _systemd.disable)):
+            some = self._with(plans, Autostart, lambda step: t.cast(Autostart, step).enable is enable)
+            self._each_or_all(some, verb)
+        self._start(self._with(plans, Start))
+
+    def _with(
+        self, plans: t.Sequence[GuestPlan], kind: type[Step], fits: t.Callable[[Step], bool] = lambda step: True
+    ) -> list[GuestPlan]:
+        """Plans that are still without an error and have a step of this *kind*."""
+        return [
+            plan
+            for plan in plans
+            if self.outcomes[plan.name].error is None
+            and any(isinstance(step, kind) and fits(step) for step in plan.steps)
+        ]
+
+    def _without_settings(self, plans: t.Sequence[GuestPlan]) -> bool:
+        return any(plan.guest.settings is not None for plan in self._with(plans, Remove))
+
+    def _guarded(self, plan: GuestPlan, outcome: Outcome, action: t.Callable[..., None], step: Step) -> bool:
+        """Do one step; False, and the error in *outcome*, when it or an earlier one of the guest failed."""
+        if outcome.error is not None:
+            return False
+        try:
+            action(plan, step)
+        except OSError as error:
+            outcome.error = FleetError(
+                f"{step.words().split(': ', 1)[-1]}: {error.strerror} ({error.filename}).",
+                subject=plan.wish.subject,
+                field="state",
+                hint="See to it on the host and run again; what was done so far is kept.",
+            )
+            return False
+        if not isinstance(step, Stage):
+            outcome.done.append(step)
+        return True
+
+    # Files
+
+    def _stage(self, plan: GuestPlan, step: Stage) -> None:
+        os.makedirs(self.paths.root_of(plan.name), mode=0o755, exist_ok=True)
+        _files.write_link(self.paths.root_of(plan.name, "staged"), step.runner)
+
+    def _unstage(self, plan: GuestPlan, _step: Unstage) -> None:
+        _files.remove(self.paths.root_of(plan.name, "staged"))
+
+    def _sweep(self, plan: GuestPlan, _step: Sweep) -> None:
+        for directory in (self.paths.guest(plan.name), self.paths.known(plan.name), self.paths.root_of(plan.name)):
+            with contextlib.suppress(FileNotFoundError):
+                for entry in os.listdir(directory):
+                    if entry.startswith(_files.TEMPORARY):
+                        _files.remove(os.path.join(directory, entry))
+
+    def _keep(self, plan: GuestPlan, step: Keep) -> None:
+        os.makedirs(self.paths.root_of(plan.name), mode=0o755, exist_ok=True)
+        _files.write_link(self.paths.root_of(plan.name, str(step.number)), step.runner)
+
+    def _forget(self, plan: GuestPlan, step: Forget) -> None:
+        for number in step.numbers:
+            _files.remove(self.paths.root_of(plan.name, str(number)))
+
+    def _write(self, plan: GuestPlan, step: Write) -> None:
+        os.makedirs(self.paths.known(plan.name), mode=0o700, exist_ok=True)
+        text = json.dumps(step.record.as_dict(), indent=1, sort_keys=True) + "\n"
+        _files.write_file(self.paths.known(plan.name, "record.json"), text, mode=0o600)
+
+    def _create(self, plan: GuestPlan, step: Create) -> None:
+        final = self.paths.guest(plan.name)
+        directory = final if step.complete else _files.beside(final)
+        if not step.complete:
+            os.mkdir(directory, 0o700)
+        self._fill(directory, step.runner, step.flake)
+        if not step.complete:
+            os.rename(directory, final)
+            _files.sync_directory(self.paths.guests)
+
+    def _switch(self, plan: GuestPlan, step: Switch) -> None:
+        self._fill(self.paths.guest(plan.name), step.runner, step.flake)
+
+    def _fill(self, directory: str, runner: str, flake: str | None) -> None:
+        """`flake` and then `current`, in a directory that only root can rearrange.
+
+        Sticky and root's, so that the user of the hypervisors can make its sockets and volumes there, but not replace
+        a link from which root runs scripts (contract of the units: tap-up, virtiofsd-run).
+        """
+        group = grp.getgrnam("kvm").gr_gid
+        os.chown(directory, 0, group)
+        os.chmod(directory, 0o1775)
+        if flake is not None:
+            _files.write_file(os.path.join(directory, "flake"), flake + "\n")
+        _files.write_link(os.path.join(directory, "current"), runner)
+
+    def _root(self, plan: GuestPlan, _step: Root) -> None:
+        os.makedirs(self.paths.microvm_roots, mode=0o755, exist_ok=True)
+        for prefix, link in (("", "current"), ("booted-", "booted")):
+            _files.write_link(
+                os.path.join(self.paths.microvm_roots, prefix + plan.name), self.paths.guest(plan.name, link)
+            )
+
+    def _settings(self, plan: GuestPlan, step: Settings) -> None:
+        path = self.paths.settings(plan.name)
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        _files.write_file(path, step.text)
+
+    def _remove(self, plan: GuestPlan, step: Remove) -> None:
+        outcome = self.outcomes[plan.name]
+        directory = self.paths.guest(plan.name)
+        if plan.guest.settings is not None:
+            _files.remove(self.paths.settings(plan.name))
+            self._rmdir(os.path.dirname(self.paths.settings(plan.name)))
+        if plan.guest.runner is not None:
+            outcome.left = [
+                volume.image for volume in plan.guest.runner.volumes if volume.image.startswith("/")
+            ]
+        if plan.guest.directory:
+            if step.purge:
+                aside = _files.beside(directory)
+                os.rename(directory, aside)
+                _files.sync_directory(self.paths.guests)
+                shutil.rmtree(aside)
+            else:
+                outcome.kept = self._put_aside(plan.name, directory)
+        for root in plan.guest.roots:
+            _files.remove(os.path.join(self.paths.microvm_roots, root))
+        for tree in (self.paths.root_of(plan.name), self.paths.known(plan.name)):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(tree)
+
+    def _put_aside(self, name: str, directory: str) -> str | None:
+        """Move the state directory among the kept ones in one rename, and leave only data in it."""
+        os.makedirs(self.paths.kept, mode=0o700, exist_ok=True)
+        base = os.path.join(self.paths.kept, f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+        kept, count = base, 1
+        while os.path.lexists(kept):
+            count += 1
+            kept = f"{base}-{count}"
+        os.rename(directory, kept)
+        _files.sync_directory(self.paths.guests)
+        for entry in os.listdir(kept):
+            path = os.path.join(kept, entry)
+            if entry in NO_DATA or entry.startswith(_files.TEMPORARY) or stat.S_ISSOCK(os.lstat(path).st_mode):
+                if not stat.S_ISDIR(os.lstat(path).st_mode):
+                    os.unlink(path)
+        _files.sync_directory(kept)
+        return None if self._rmdir(kept) else kept
+
+    @staticmethod
+    def _rmdir(path: str) -> bool:
+        """Remove the directory if it is empty."""
+        try:
+            os.rmdir(path)
+        except OSError:
+            return False
+        return True
+
+    _ACTIONS: t.ClassVar[dict[type[Step], t.Callable[..., None]]] = {
+        Sweep: _sweep,
+        Keep: _keep,
+        Forget: _forget,
+        Write: _write,
+        Create: _create,
+        Switch: _switch,
+        Unstage: _unstage,
+        Root: _root,
+        Settings: _settings,
+        Remove: _remove,
+    }
+
+    # Units
+
+    def _each_or_all(self, plans: t.Sequence[GuestPlan], verb: t.Callable[[Commands, t.Iterable[str]], None]) -> None:
+        """Enable or disable in one call; if that fails, one by one, so that the error is that of its guest."""
+        try:
+            verb(self.commands, [plan.name for plan in plans])
+            done = list(plans)
+        except CommandError:
+            done = []
+            for plan in plans:
+                try:
+                    verb(self.commands, [plan.name])
+                    done.append(plan)
+                except CommandError as error:
+                    self.outcomes[plan.name].error = _about(plan, "autostart", error)
+        for plan in done:
+            self.outcomes[plan.name].done += [step for step in plan.steps if isinstance(step, Autostart)]
+
+    def _stop(self, plans: t.Sequence[GuestPlan]) -> None:
+        if not plans:
+            return
+        ran = {plan.name for plan in plans if plan.guest.unit.active}
+        limit = max(plan.wish.stop_timeout or UNIT_TIMEOUT for plan in plans)
+        # A stop may take the time of ExecStop and then that of the signals (systemd.service(5), TimeoutStopSec=).
+        complaint = self._jobs("stop", plans, timeout=3 * limit + MARGIN)
+        units = _systemd.show(self.commands)
+        failed = []
+        for plan in plans:
+            unit, outcome = units.get(plan.name, Unit()), self.outcomes[plan.name]
+            if unit.up:
+                outcome.error = FleetError(
+                    f"the unit is still {unit.active_state} ({unit.sub_state}) after systemctl stop: {complaint.strip()}",
+                    subject=plan.wish.subject,
+                    field="state",
+                    hint=f"See journalctl -u {_systemd.unit(plan.name)}.",
+                )
+                continue
+            outcome.killed = plan.name in ran and unit.result != "success"
+            outcome.done += [step for step in plan.steps if isinstance(step, Stop)]
+            if unit.active_state == "failed":
+                failed.append(plan.name)
+        _systemd.reset_failed(self.commands, failed)
+
+    def _start(self, plans: t.Sequence[GuestPlan]) -> None:
+        if not plans:
+            return
+        # A guest that failed before has used up its tries (systemd.unit(5), StartLimitBurst=).
+        _systemd.reset_failed(
+            self.commands,
+            [plan.name for plan in plans if plan.guest.unit.active_state == "failed" or plan.guest.unit.restarts],
+        )
+        limit = max(plan.wish.start_timeout or UNIT_TIMEOUT for plan in plans)
+        complaint = self._jobs("start", plans, timeout=limit + MARGIN)
+        deadline = time.monotonic() + limit
+        pending = list(plans)
+        while pending:
+            units = _systemd.show(self.commands)
+            now = time.monotonic()
+            waiting = []
+            for plan in pending:
+                seen = started(units.get(plan.name, Unit()), now)
+                if seen is None and now < deadline:
+                    waiting.append(plan)
+                elif seen:
+                    self.outcomes[plan.name].done += [step for step in plan.steps if isinstance(step, Start)]
+                else:
+                    self.outcomes[plan.name].error = self._not_started(plan, units.get(plan.name, Unit()), complaint)
+            pending = waiting
+            if pending:
+                time.sleep(POLL)
+
+    def _jobs(self, verb: str, plans: t.Sequence[GuestPlan], *, timeout: float) -> str:
+        try:
+            return _systemd.jobs(self.commands, verb, [plan.name for plan in plans], timeout=timeout)
+        except CommandError as error:
+            return error.text()
+
+    def _not_started(self, plan: GuestPlan, unit: Unit, complaint: str) -> FleetError:
+        log = _systemd.journal(self.commands, plan.name)
+        seen = f"did not stay up: the unit is {unit.active_state} ({unit.result})"
+        if unit.restarts:
+            seen += f" after {unit.restarts} restarts"
+        if complaint.strip() and unit.active_state == "inactive":
+            seen += f"; systemctl said: {complaint.strip()}"
+        return FleetError(
+            f"{seen}. Its journal ends with:\n{log or '(nothing)'}",
+            subject=plan.wish.subject,
+            field="state",
+        )
+
+
+def started(unit: Unit, now: float) -> bool | None:
+    """Whether the unit is up to stay (True), will not be (False), or is not decided yet (None).  *now* in monotonic seconds."""
+    if unit.active_state == "failed" or unit.restarts >= LOOP:
+        return False
+    if unit.active_state == "inactive":
+        # The start job has ended, and nothing will start it again: a condition or a dependency failed.
+        return False
+    if unit.active and now - unit.active_since / 1e6 >= SETTLE:
+        return True
+    return None
+
+
+def _about(plan: GuestPlan, option: str, error: FleetError) -> FleetError:
+    """The *error* as one of this guest's option."""
+    return FleetError(error.seen, subject=plan.wish.subject, field=option, hint=error.hint)

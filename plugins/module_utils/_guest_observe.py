@@ -1,0 +1,365 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Guests as they are: one read of the host, and the structure that every module returns.
+
+Private to the collection: it may change at any time.
+
+Nothing here changes anything, builds or evaluates.  State directories are read as microvm.nix leaves them:
+``pkgs/microvm-command.nix`` and ``nixos-modules/host/default.nix`` (links current, booted, toplevel; file flake),
+``nixos-modules/microvm/ssh-deploy.nix`` (links old and new).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.microvm.fleet.plugins.module_utils import _systemd
+from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
+from ansible_collections.microvm.fleet.plugins.module_utils._contract import Interface, Runner, in_store, read_runner, runner_of_dict
+from ansible_collections.microvm.fleet.plugins.module_utils._files import TEMPORARY, read_link, read_text
+from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
+from ansible_collections.microvm.fleet.plugins.module_utils._systemd import Unit
+
+# Restarts of one start after which a guest counts as one that cannot run.
+LOOP: t.Final = 3
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A runner that was activated once and is kept.  *created* in seconds since the epoch."""
+
+    number: int
+    runner: str
+    created: float = 0.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the collection wrote down of a guest that it manages."""
+
+    flake: str | None = None
+    # Identity of the flake (see `_nix.Flake`) and the runner that it gave: the guest's newest, perhaps only staged.
+    locked: str | None = None
+    runner: str | None = None
+    # Facts by runner (`Runner.as_dict`), of the newest one and of the one that was current then.
+    facts: t.Mapping[str, t.Mapping[str, t.Any]] = field(default_factory=dict)
+    protect: bool = False
+    labels: t.Mapping[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """As it is kept on the host."""
+        return {
+            "flake": self.flake,
+            "locked": self.locked,
+            "runner": self.runner,
+            "facts": {runner: dict(facts) for runner, facts in self.facts.items()},
+            "protect": self.protect,
+            "labels": dict(self.labels),
+        }
+
+
+def record_of_text(text: str) -> Record | None:
+    """The record in *text*, or None when it is no record: that guest is then adopted like one of another maker."""
+    try:
+        values = json.loads(text)
+        return Record(
+            flake=values["flake"],
+            locked=values["locked"],
+            runner=values["runner"],
+            facts=values["facts"],
+            protect=values["protect"],
+            labels=values["labels"],
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class Guest:
+    """One guest as it is on the host; with *exists* unset only traces of it are there."""
+
+    name: str
+    exists: bool = False
+    # The state directory is there, whether or not it holds a guest.
+    directory: bool = False
+    current: str | None = None
+    booted: str | None = None
+    flake: str | None = None
+    toplevel: str | None = None
+    # The host's configuration sets `current` again at every start of install-microvm-NAME.service.
+    installer: bool = False
+    record: Record | None = None
+    known: bool = False
+    generations: tuple[Generation, ...] = ()
+    staged: str | None = None
+    # Garbage collector roots of the microvm command's kind: NAME and booted-NAME.
+    roots: frozenset[str] = frozenset()
+    # The directory of the collection's own roots is there.
+    rooted: bool = False
+    # A run that was killed left a temporary name somewhere.
+    litter: bool = False
+    unit: Unit = Unit()
+    autostart: bool = False
+    settings: str | None = None
+    runner: Runner | None = None
+    files: tuple[str, ...] = ()
+
+    @property
+    def subject(self) -> str:
+        """The guest in words, for messages."""
+        return f"guest {self.name}"
+
+    @property
+    def owner(self) -> str:
+        """Who decides about this guest: nixos, fleet or microvm (see docs/architecture.md)."""
+        if self.toplevel is not None or self.installer:
+            return "nixos"
+        return "fleet" if self.record is not None else "microvm"
+
+    @property
+    def restart_needed(self) -> bool:
+        """Whether the running guest is of another runner than the next start would run."""
+        return self.unit.active and self.current is not None and self.booted != self.current
+
+    @property
+    def traces(self) -> bool:
+        """Whether anything at all is left of it."""
+        return bool(
+            self.directory or self.known or self.rooted or self.roots or self.autostart or self.settings is not None or self.unit.up
+        )
+
+
+@dataclass(frozen=True)
+class Host:
+    """What one read of a host gave."""
+
+    guests: t.Mapping[str, Guest]
+    # What a killed run left in the state root, as names of directory entries.
+    leftovers: tuple[str, ...] = ()
+    # The role for the host has done its work: state root and unit template exist.
+    prepared: bool = True
+
+    def guest(self, name: str) -> Guest:
+        """Guest *name*, also when there is none."""
+        return self.guests.get(name) or Guest(name=name)
+
+
+def observe(paths: Paths, commands: Commands, names: t.Iterable[str] | None = None) -> Host:
+    """Read the host.  With *names* only these guests are read in full, the others are not read at all."""
+    entries = _entries(paths.guests)
+    found = {entry for entry in entries if not entry.startswith(".")}
+    units = _systemd.show(commands)
+    wants = _wants(paths)
+    drop_ins = set(_entries(paths.units))
+    roots = frozenset(_entries(paths.microvm_roots))
+    rooted = frozenset(_entries(paths.roots))
+    known = frozenset(_entries(paths.fleet))
+    wanted = found | rooted | known | set(units) if names is None else set(names)
+    guests = {
+        name: _guest(
+            paths,
+            name,
+            directory=name in found,
+            unit=units.get(name, Unit()),
+            autostart=name in wants,
+            roots=roots & {name, f"booted-{name}"},
+            rooted=name in rooted,
+            known=name in known,
+            units=drop_ins,
+        )
+        for name in sorted(wanted)
+    }
+    return Host(
+        guests={name: guest for name, guest in guests.items() if guest.traces},
+        leftovers=tuple(sorted(entry for entry in entries if entry.startswith(TEMPORARY))),
+        prepared="microvm@.service" in drop_ins and os.path.isdir(paths.guests),
+    )
+
+
+def _entries(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []
+
+
+_WANT = re.compile(r"microvm@(.+)\.service")
+
+
+def _wants(paths: Paths) -> set[str]:
+    """Guests that start at boot: links below microvms.target, and its own Wants= (nixos-modules/host/default.nix)."""
+    names = list(_entries(paths.wants))
+    text = read_text(os.path.join(paths.units, "microvms.target")) or ""
+    for line in text.splitlines():
+        if line.startswith("Wants="):
+            names += line[len("Wants=") :].split()
+    return {match.group(1) for match in map(_WANT.fullmatch, names) if match}
+
+
+def _guest(
+    paths: Paths, name: str, *, directory: bool, unit: Unit, autostart: bool, roots: frozenset[str], rooted: bool, known: bool, units: set[str]
+) -> Guest:
+    current = read_link(paths.guest(name, "current")) if directory else None
+    notes = _entries(paths.known(name)) if known else []
+    text = read_text(paths.known(name, "record.json")) if notes else None
+    record = record_of_text(text) if text is not None else None
+    links = _entries(paths.root_of(name)) if rooted else []
+    files: tuple[str, ...] = ()
+    flake = toplevel = booted = None
+    if directory:
+        files = tuple(sorted(_entries(paths.guest(name))))
+        booted = read_link(paths.guest(name, "booted")) if "booted" in files else None
+        toplevel = read_link(paths.guest(name, "toplevel")) if "toplevel" in files else None
+        flake = (read_text(paths.guest(name, "flake"), 4096) or "").strip() or None if "flake" in files else None
+    return Guest(
+        name=name,
+        exists=current is not None,
+        directory=directory,
+        current=current,
+        booted=booted,
+        flake=flake,
+        toplevel=toplevel,
+        installer=f"install-microvm-{name}.service" in units and not _installs_once(paths, name),
+        record=record,
+        known=known,
+        generations=_generations(paths, name, links),
+        staged=read_link(paths.root_of(name, "staged")) if "staged" in links else None,
+        litter=any(entry.startswith(TEMPORARY) for entry in (*files, *notes, *links)),
+        roots=roots,
+        rooted=rooted,
+        unit=unit,
+        autostart=autostart,
+        settings=read_text(paths.settings(name)) if f"microvm@{name}.service.d" in units else None,
+        runner=_runner(paths, current, record),
+        files=files,
+    )
+
+
+def _installs_once(paths: Paths, name: str) -> bool:
+    text = read_text(os.path.join(paths.units, f"install-microvm-{name}.service")) or ""
+    return any(line.startswith("ConditionPathExists=!") for line in text.splitlines())
+
+
+def _generations(paths: Paths, name: str, links: t.Iterable[str]) -> tuple[Generation, ...]:
+    """Generations of guest *name*, the oldest first."""
+    generations = []
+    for entry in links:
+        link = paths.root_of(name, entry)
+        runner = read_link(link)
+        if entry.isdigit() and runner is not None:
+            generations.append(Generation(int(entry), runner, os.lstat(link).st_mtime))
+    return tuple(sorted(generations, key=lambda generation: generation.number))
+
+
+def _runner(paths: Paths, current: str | None, record: Record | None) -> Runner | None:
+    """The runner of *current*: its files, and what only the evaluation knew of it."""
+    if current is None:
+        return None
+    if not in_store(current):
+        return Runner(path=current, missing=not os.path.exists(current), runs=os.path.exists(os.path.join(current, "bin/microvm-run")))
+    runner = read_runner(paths, current)
+    facts = record.facts.get(current) if record is not None else None
+    return runner if facts is None else merge(runner, runner_of_dict(facts))
+
+
+def merge(read: Runner, evaluated: Runner) -> Runner:
+    """The runner as *read* from its files, with what only *evaluated* knows: MACs, and volumes of every kind."""
+    macs = {interface.id: interface.mac for interface in evaluated.interfaces}
+    interfaces = tuple(
+        Interface(
+            id=interface.id,
+            type=interface.type,
+            mac=interface.mac or macs.get(interface.id),
+            link=interface.link,
+            mode=interface.mode,
+        )
+        for interface in read.interfaces
+    )
+    seen = {interface.id for interface in interfaces}
+    return Runner(
+        path=read.path,
+        hypervisor=read.hypervisor or evaluated.hypervisor,
+        host_name=evaluated.host_name or read.host_name,
+        toplevel=read.toplevel or evaluated.toplevel,
+        interfaces=interfaces + tuple(each for each in evaluated.interfaces if each.id not in seen),
+        volumes=evaluated.volumes or read.volumes,
+        vsock_cid=read.vsock_cid if read.vsock_cid is not None else evaluated.vsock_cid,
+        can_shutdown=read.can_shutdown,
+        missing=read.missing,
+        runs=read.runs,
+        old_contract=read.old_contract,
+    )
+
+
+def describe(guest: Guest) -> dict[str, t.Any]:
+    """The structure that every module returns of a guest."""
+    runner = guest.runner
+    return {
+        "name": guest.name,
+        "exists": guest.exists,
+        "owner": guest.owner if guest.exists else None,
+        "hypervisor": runner.hypervisor if runner else None,
+        "host_name": runner.host_name if runner else None,
+        "flake": guest.flake or (guest.record.flake if guest.record else None),
+        "locked": guest.record.locked if guest.record else None,
+        "current": guest.current,
+        "booted": guest.booted,
+        "staged": guest.staged,
+        "generations": [
+            {"number": generation.number, "runner": generation.runner, "created": int(generation.created)}
+            for generation in guest.generations
+        ],
+        "active": guest.unit.active,
+        "unit": {
+            "active_state": guest.unit.active_state,
+            "sub_state": guest.unit.sub_state,
+            "result": guest.unit.result,
+            "restarts": guest.unit.restarts,
+        },
+        "restart_needed": guest.restart_needed,
+        "autostart": guest.autostart,
+        "protect": guest.record.protect if guest.record else False,
+        "labels": dict(guest.record.labels) if guest.record else {},
+        "interfaces": [interface.as_dict() for interface in runner.interfaces] if runner else [],
+        "volumes": [volume.as_dict() for volume in runner.volumes] if runner else [],
+        "vsock_cid": runner.vsock_cid if runner else None,
+        "can_shutdown": runner.can_shutdown if runner else None,
+        "problems": list(problems(guest)),
+    }
+
+
+def problems(guest: Guest) -> t.Iterator[str]:
+    """What an operator should look at, a sentence each."""
+    runner = guest.runner
+    if not guest.exists:
+        if guest.directory:
+            yield "missing runner: the directory has no link named current."
+        elif guest.traces:
+            yield "incomplete: there is no state directory, but traces of the guest are left on the host."
+    elif runner is not None and runner.missing:
+        yield f"missing runner: {runner.path} is not in the store."
+    elif runner is not None and not runner.runs:
+        yield f"missing runner: {runner.path} has no bin/microvm-run."
+    if runner is not None and runner.old_contract:
+        yield "old contract: the runner was built for a host module before 2024; build it again with a newer microvm.nix."
+    if guest.booted is not None and not guest.unit.up:
+        yield "stale booted: the guest does not run, but the link booted is there, as after a crash of the host."
+    if guest.unit.active_state == "failed":
+        yield f"failed: the unit ended with {guest.unit.result}; see journalctl -u {_systemd.unit(guest.name)}."
+    elif guest.unit.up and guest.unit.restarts >= LOOP:
+        yield f"restart loop: systemd has started it again {guest.unit.restarts} times."
+    if guest.restart_needed:
+        yield "restart needed: the guest runs another runner than current."
+    if guest.unit.needs_reload:
+        yield "units changed: systemd has to read its units again (systemctl daemon-reload)."
+    if guest.exists and in_store(guest.current) and guest.owner != "nixos" and guest.name not in guest.roots:
+        if not any(generation.runner == guest.current for generation in guest.generations):
+            yield "missing gcroot: the garbage collector may take the runner of current."
+    if guest.exists and guest.owner == "nixos" and guest.unit.active and guest.booted not in (None, guest.current) and f"booted-{guest.name}" not in guest.roots:
+        yield "missing gcroot: the garbage collector may take the runner that is running."

@@ -1,0 +1,580 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From wishes and what was observed to steps, without any I/O.
+
+Private to the collection: it may change at any time.
+
+Steps are ordered so that a run that is killed between any two of them leaves a state from which planning again
+gives what is left to do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.microvm.fleet.plugins.module_utils._contract import Runner
+from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Generation, Guest, Host, Record
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish, interface_faults
+from ansible_collections.microvm.fleet.plugins.module_utils._systemd import unit as unit_of
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the runner of a guest comes from: a flake, or a runner that is built already."""
+
+    flake: str | None = None
+    runner: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """The runner that a guest is to have.  *source* is the derivation that makes it, or the runner itself."""
+
+    runner: Runner
+    source: str
+    flake: str | None = None
+    locked: str | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change of one guest."""
+
+    guest: str
+
+    def words(self) -> str:
+        """The step for `actions`, the same in check mode."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Stage(Step):
+    """Root a runner before it is built or fetched."""
+
+    runner: str
+    source: str
+
+    def words(self) -> str:
+        return f"{self.guest}: stage {self.runner}"
+
+
+@dataclass(frozen=True)
+class Unstage(Step):
+    """Drop the staged runner: it is a generation now, or nobody wants it."""
+
+    runner: str
+
+    def words(self) -> str:
+        return f"{self.guest}: unstage {self.runner}"
+
+
+@dataclass(frozen=True)
+class Sweep(Step):
+    """Remove temporary names that a killed run left."""
+
+    def words(self) -> str:
+        return f"{self.guest}: sweep what an earlier run left"
+
+
+@dataclass(frozen=True)
+class Keep(Step):
+    """Keep a runner as a generation."""
+
+    number: int
+    runner: str
+
+    def words(self) -> str:
+        return f"{self.guest}: keep generation {self.number}"
+
+
+@dataclass(frozen=True)
+class Forget(Step):
+    """Drop generations that are beyond the number to be kept."""
+
+    numbers: tuple[int, ...]
+
+    def words(self) -> str:
+        return f"{self.guest}: forget generation {', '.join(map(str, self.numbers))}"
+
+
+@dataclass(frozen=True)
+class Write(Step):
+    """Write the record of the guest."""
+
+    record: Record
+
+    def words(self) -> str:
+        return f"{self.guest}: write the record"
+
+
+@dataclass(frozen=True)
+class Create(Step):
+    """Make the state directory with `current`, or complete one that has none."""
+
+    runner: str
+    flake: str | None
+    complete: bool = False
+
+    def words(self) -> str:
+        return f"{self.guest}: {'complete' if self.complete else 'create'} with {self.runner}"
+
+
+@dataclass(frozen=True)
+class Root(Step):
+    """Make the garbage collector roots that the microvm command would."""
+
+    def words(self) -> str:
+        return f"{self.guest}: root current and booted"
+
+
+@dataclass(frozen=True)
+class Switch(Step):
+    """Move `current`."""
+
+    runner: str
+    flake: str | None
+
+    def words(self) -> str:
+        return f"{self.guest}: switch to {self.runner}"
+
+
+@dataclass(frozen=True)
+class Settings(Step):
+    """Write the drop-in with the settings of the guest's unit."""
+
+    text: str
+
+    def words(self) -> str:
+        return f"{self.guest}: set " + ", ".join(self.text.split("\n")[1:-1])
+
+
+@dataclass(frozen=True)
+class Reload(Step):
+    """Let systemd read the units again after a run that died before it did."""
+
+    def words(self) -> str:
+        return f"{self.guest}: reload units"
+
+
+@dataclass(frozen=True)
+class Autostart(Step):
+    """Start the guest at boot, or no more."""
+
+    enable: bool
+
+    def words(self) -> str:
+        return f"{self.guest}: {'enable' if self.enable else 'disable'} autostart"
+
+
+@dataclass(frozen=True)
+class Stop(Step):
+    """Stop the guest and wait for its end."""
+
+    def words(self) -> str:
+        return f"{self.guest}: stop"
+
+
+@dataclass(frozen=True)
+class Start(Step):
+    """Start the guest and wait until it is up and stays so."""
+
+    def words(self) -> str:
+        return f"{self.guest}: start"
+
+
+@dataclass(frozen=True)
+class Remove(Step):
+    """Take away the state directory, roots and record; volumes are moved aside unless *purge*."""
+
+    purge: bool
+
+    def words(self) -> str:
+        return f"{self.guest}: remove{' with its volumes' if self.purge else ', keep its volumes'}"
+
+
+@dataclass(frozen=True)
+class GuestPlan:
+    """What is to be done about one guest; with *error* nothing is."""
+
+    wish: GuestWish
+    guest: Guest
+    steps: tuple[Step, ...] = ()
+    error: FleetError | None = None
+    target: Target | None = None
+
+    @property
+    def name(self) -> str:
+        """The guest's name."""
+        return self.wish.name
+
+    def words(self, steps: t.Iterable[Step]) -> list[str]:
+        """*steps* for `actions`: what goes without saying beside a creation or a switch is left out."""
+        spoken = list(steps)
+        if any(isinstance(step, (Create, Switch)) for step in self.steps):
+            spoken = [step for step in spoken if not isinstance(step, (Keep, Write, Root, Unstage))]
+        return [step.words() for step in spoken]
+
+
+def source(wish: GuestWish, guest: Guest) -> Source | None:
+    """Where the runner comes from that this run needs, or None when it needs none.
+
+    Only a guest that is missing, or that is to be updated, needs one.  Raises InvalidWish when there is none to be had.
+    """
+    if wish.state == "absent" or guest.owner == "nixos":
+        return None
+    if guest.exists and wish.update == "never":
+        return None
+    if wish.runner is not None:
+        return Source(runner=wish.runner)
+    recorded = (guest.flake or (guest.record.flake if guest.record else None)) if guest.exists else None
+    flake = wish.flake or recorded
+    if flake is None:
+        raise InvalidWish(
+            "is to be updated, and nothing says from what." if guest.exists else "does not exist, and nothing says what to create it from.",
+            subject=wish.subject,
+            field="flake",
+            hint="Give a flake or a runner.",
+        )
+    return Source(flake=flake)
+
+
+def unchanged(guest: Guest, flake: str, identity: str) -> bool:
+    """Whether the flake is the one that the guest's newest runner came from, so that it needs no evaluation."""
+    record = guest.record
+    if record is None or record.locked != identity or record.flake != flake or not guest.exists:
+        return False
+    return record.runner is not None and record.runner in (guest.current, guest.staged) and record.runner in record.facts
+
+
+def plan(wish: GuestWish, guest: Guest, target: Target | None) -> GuestPlan:
+    """The steps for one guest.  *target* is what `source` asked for, None where it asked for nothing."""
+    try:
+        steps = tuple(_absent(wish, guest) if wish.state == "absent" else _present(wish, guest, target))
+        if steps:
+            _refuse(wish, guest)
+        if target is not None:
+            _fit(wish, target)
+    except FleetError as error:
+        return GuestPlan(wish, guest, error=error, target=target)
+    return GuestPlan(wish, guest, steps=steps, target=target)
+
+
+def _refuse(wish: GuestWish, guest: Guest) -> None:
+    """Raise when the guest is not ours to change, or protected."""
+    if guest.exists and guest.owner == "nixos":
+        raise InvalidWish(
+            "belongs to the NixOS configuration of this host"
+            + (" (it has a link named toplevel)." if guest.toplevel else f" (install-microvm-{guest.name}.service sets its runner)."),
+            subject=wish.subject,
+            field="state",
+            hint="Change microvm.vms in that configuration, or take the guest out of the wishes.",
+        )
+    kept = guest.record is not None and guest.record.protect and wish.protect is not False
+    if kept and wish.state in ("absent", "stopped"):
+        raise InvalidWish(
+            f"the guest was protected when it was last converged, and its state is to be {wish.state}.",
+            subject=wish.subject,
+            field="protect",
+            hint="Say protect: false first.",
+        )
+
+
+def _fit(wish: GuestWish, target: Target) -> None:
+    """Raise when the runner cannot be of this guest: names of interfaces, and what the wish says of them."""
+    runner = target.runner
+    if runner.hypervisor == "vfkit":
+        raise InvalidWish("vfkit runs on macOS only.", subject=wish.subject, field="flake", hint="Choose another hypervisor.")
+    for interface in runner.interfaces:
+        if interface.type in ("tap", "macvtap"):
+            for seen in interface_faults(interface.id):
+                raise InvalidWish(
+                    f"its interface {seen}", subject=wish.subject, field="microvm.interfaces", hint="Give it a name such as vm-web1 there."
+                )
+    if runner.missing:
+        return
+    there = {interface.id: interface for interface in runner.interfaces}
+    for position, wished in enumerate(wish.interfaces):
+        found = there.get(wished.id)
+        if found is None:
+            raise InvalidWish(
+                f"the guest has no interface {wished.id}; it has {', '.join(there) or 'none'}.",
+                subject=wish.subject,
+                field=f"interfaces[{position}].id",
+                hint="Let the inventory and the guest's configuration name the same.",
+            )
+        if wished.mac and found.mac and wished.mac != found.mac.lower():
+            raise InvalidWish(
+                f"the inventory says {wished.mac}, and the guest's configuration says {found.mac}.",
+                subject=wish.subject,
+                field=f"interfaces[{position}].mac",
+                hint="Let both name the same.",
+            )
+
+
+def _absent(wish: GuestWish, guest: Guest) -> t.Iterator[Step]:
+    if guest.unit.up:
+        yield Stop(guest.name)
+    if guest.autostart:
+        yield Autostart(guest.name, enable=False)
+    if guest.directory or guest.known or guest.rooted or guest.roots or guest.settings is not None:
+        yield Remove(guest.name, purge=wish.purge)
+
+
+def _present(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator[Step]:
+    name = guest.name
+    if guest.litter:
+        yield Sweep(name)
+    current = guest.current
+    stopping = guest.unit.up and wish.state in ("stopped", "restarted")
+    if target is not None and target.runner.path != current and (wish.update != "stage" or not guest.exists):
+        yield from _prepare(guest, target)
+        if guest.exists and guest.unit.up:
+            yield Stop(name)
+            stopping = True
+        elif stopping:
+            yield Stop(name)
+        current = target.runner.path
+        yield from _become(wish, guest, target)
+    else:
+        if target is not None and target.runner.path != current:
+            yield from _prepare(guest, target)
+        elif guest.staged is not None and guest.staged == current:
+            # A run that died right after the switch has left it.
+            yield Unstage(name, guest.staged)
+        if target is not None and wish.update == "activate" and guest.restart_needed:
+            stopping = True
+        if stopping:
+            yield Stop(name)
+        yield from _record(wish, guest, target)
+    yield from _housekeeping(wish, guest, current)
+    restarted = stopping and wish.state != "stopped"
+    if restarted or (wish.state in ("started", "restarted") and not guest.unit.active):
+        yield Start(name)
+
+
+def _prepare(guest: Guest, target: Target) -> t.Iterator[Step]:
+    """Have the runner on the host, rooted.  Staged once and valid, it is not staged again."""
+    if guest.staged != target.runner.path or target.runner.missing:
+        yield Stage(guest.name, runner=target.runner.path, source=target.source)
+
+
+def _become(wish: GuestWish, guest: Guest, target: Target) -> t.Iterator[Step]:
+    """Make the runner of *target* the guest's own.  Generation and record come first: see docs/architecture.md."""
+    name, path = guest.name, target.runner.path
+    kept = {generation.runner: generation.number for generation in guest.generations}
+    number = max(kept.values(), default=0)
+    if guest.exists and guest.current is not None and guest.current not in kept:
+        number += 1
+        yield Keep(name, number=number, runner=guest.current)
+    if path not in kept or kept[path] != max(kept.values()):
+        number += 1
+        yield Keep(name, number=number, runner=path)
+    yield from _record(wish, guest, target)
+    if guest.exists:
+        yield Switch(name, runner=path, flake=target.flake)
+    else:
+        yield Create(name, runner=path, flake=target.flake, complete=guest.directory)
+    yield Unstage(name, runner=path)
+
+
+def _record(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator[Step]:
+    """The record, where it is not what it should be.  A guest of another maker gets one with its first new runner."""
+    changing = target is not None and target.runner.path != guest.current
+    if guest.record is None and not changing and wish.protect is not True:
+        return
+    before = guest.record or Record(flake=guest.flake)
+    after = before
+    if target is not None and (changing or guest.record is not None):
+        path = target.runner.path
+        facts = {runner: known for runner, known in before.facts.items() if runner in (guest.current, path)}
+        # A runner that is not on the host yet says nothing of itself; what is known of it already says more.
+        if path not in facts or not target.runner.missing:
+            facts[path] = target.runner.as_dict()
+        after = dataclasses.replace(after, flake=target.flake, locked=target.locked, runner=path, facts=facts)
+    if wish.protect is not None:
+        after = dataclasses.replace(after, protect=wish.protect)
+    if wish.labels is not None:
+        after = dataclasses.replace(after, labels=dict(wish.labels))
+    if guest.record != after:
+        yield Write(guest.name, record=after)
+
+
+def _housekeeping(wish: GuestWish, guest: Guest, current: str | None) -> t.Iterator[Step]:
+    """What is beside the runner: roots, old generations, settings, autostart."""
+    name = guest.name
+    ours = guest.record is not None or current != guest.current
+    if ours and guest.roots != {name, f"booted-{name}"}:
+        yield Root(name)
+    if ours:
+        forgotten = _surplus(wish, guest, current)
+        if forgotten:
+            yield Forget(name, numbers=forgotten)
+    text = settings(wish, guest.settings)
+    if text is not None and text != guest.settings:
+        yield Settings(name, text=text)
+    elif guest.unit.needs_reload and guest.settings is not None:
+        yield Reload(name)
+    if wish.autostart is not None and wish.autostart != guest.autostart:
+        yield Autostart(name, enable=wish.autostart)
+
+
+def _surplus(wish: GuestWish, guest: Guest, current: str | None) -> tuple[int, ...]:
+    """Generations to be dropped: the oldest beyond the number to keep, but none that runs or is to run."""
+    generations = list(guest.generations)
+    if current is not None and current != guest.current:
+        # As `_become` will have made them.
+        runners = {generation.runner for generation in generations}
+        for runner in (guest.current, current):
+            if runner is not None and (runner not in runners or (runner == current and generations[-1].runner != current)):
+                generations.append(Generation(max((each.number for each in generations), default=0) + 1, runner))
+    needed = {current, guest.booted if guest.unit.up else None}
+    old = generations[: -wish.keep_generations]
+    return tuple(generation.number for generation in old if generation.runner not in needed)
+
+
+_SETTING = re.compile(r"^(TimeoutStartSec|TimeoutStopSec)=(\d+)$", re.MULTILINE)
+
+
+def settings(wish: GuestWish, before: str | None) -> str | None:
+    """The drop-in that the wish asks for, None when it asks for none; what it does not speak of stays as *before*."""
+    wished = {"TimeoutStartSec": wish.start_timeout, "TimeoutStopSec": wish.stop_timeout}
+    if all(value is None for value in wished.values()):
+        return None
+    values = {key: int(value) for key, value in _SETTING.findall(before or "")}
+    values.update({key: value for key, value in wished.items() if value is not None})
+    return "[Service]\n" + "".join(f"{key}={values[key]}\n" for key in sorted(values))
+
+
+def conflicts(plans: t.Sequence[GuestPlan], host: Host) -> tuple[GuestPlan, ...]:
+    """The plans, with an error in place of the steps of each guest that would claim what another guest has.
+
+    Interfaces, MACs, vsock CIDs and images outside the state directory are compared over the whole host; microvm.nix
+    itself looks within one guest only (nixos-modules/microvm/asserts.nix).
+    """
+    planned = {each.name: each for each in plans}
+    claims: dict[tuple[str, str], list[str]] = {}
+    for name in sorted({*host.guests, *planned}):
+        each = planned.get(name)
+        if each is not None and (each.wish.state == "absent" or each.error is not None) and not host.guest(name).exists:
+            continue
+        if each is not None and each.wish.state == "absent" and each.error is None:
+            continue
+        runner = each.target.runner if each is not None and each.target is not None else host.guest(name).runner
+        for claim in _claims(runner):
+            claims.setdefault(claim, []).append(name)
+    answer = []
+    for each in plans:
+        changing = each.target is not None and any(isinstance(step, (Stage, Create, Switch)) for step in each.steps)
+        clash = next(
+            (
+                (kind, value, other)
+                for kind, value in (_claims(each.target.runner) if each.target is not None and changing else ())
+                for other in claims.get((kind, value), ())
+                if other != each.name
+            ),
+            None,
+        )
+        if clash is not None:
+            kind, value, other = clash
+            error = InvalidWish(
+                f"its {kind} {value} is also that of guest {other} on this host.",
+                subject=each.wish.subject,
+                field=_FIELDS[kind],
+                hint="Give each guest its own.",
+            )
+            each = dataclasses.replace(each, steps=(), error=error)
+        answer.append(each)
+    return tuple(answer)
+
+
+_FIELDS: t.Final = {
+    "interface": "microvm.interfaces",
+    "MAC": "microvm.interfaces",
+    "vsock CID": "microvm.vsock.cid",
+    "image": "microvm.volumes",
+}
+
+
+def _claims(runner: Runner | None) -> t.Iterator[tuple[str, str]]:
+    if runner is None:
+        return
+    for interface in runner.interfaces:
+        if interface.type in ("tap", "macvtap"):
+            yield "interface", interface.id
+        if interface.mac:
+            yield "MAC", interface.mac
+    if runner.vsock_cid is not None:
+        yield "vsock CID", str(runner.vsock_cid)
+    for volume in runner.volumes:
+        if volume.image.startswith("/") and not volume.read_only:
+            yield "image", volume.image
+
+
+def unprepared(plans: t.Sequence[GuestPlan], host: Host) -> tuple[GuestPlan, ...]:
+    """The plans, with an error for each that needs a host that the role for hosts has set up, if it has not."""
+    if host.prepared:
+        return tuple(plans)
+    return tuple(
+        each
+        if each.error is not None or not any(isinstance(step, (Create, Start, Autostart)) for step in each.steps)
+        else dataclasses.replace(
+            each,
+            steps=(),
+            error=InvalidWish(
+                f"this host has no unit {unit_of('')} or no /var/lib/microvms.",
+                subject=each.wish.subject,
+                field="state",
+                hint="Run the role microvm.fleet.host on it first.",
+            ),
+        )
+        for each in plans
+    )
+
+
+def project(described: t.Mapping[str, t.Any], plan: GuestPlan) -> dict[str, t.Any]:
+    """The structure of `describe` as it will be after the steps: what the diff shows, and check mode returns."""
+    after = dict(described)
+    generations = list(after["generations"])
+    for step in plan.steps:
+        if isinstance(step, Stage):
+            after["staged"] = step.runner
+        elif isinstance(step, Unstage):
+            after["staged"] = None
+        elif isinstance(step, Keep):
+            generations.append({"number": step.number, "runner": step.runner, "created": None})
+        elif isinstance(step, Forget):
+            generations = [each for each in generations if each["number"] not in step.numbers]
+        elif isinstance(step, (Create, Switch)):
+            after.update(exists=True, current=step.runner, flake=step.flake or after["flake"])
+            if plan.target is not None:
+                after.update(_facts(plan.target.runner))
+        elif isinstance(step, Write):
+            after.update(owner="fleet", locked=step.record.locked, protect=step.record.protect, labels=dict(step.record.labels))
+        elif isinstance(step, Autostart):
+            after["autostart"] = step.enable
+        elif isinstance(step, Stop):
+            after.update(active=False, booted=None, restart_needed=False)
+        elif isinstance(step, Start):
+            after.update(active=True, booted=after["current"], restart_needed=False)
+        elif isinstance(step, Remove):
+            after.update(exists=False, owner=None, current=None, booted=None, staged=None, active=False, autostart=False)
+            generations = []
+    after["generations"] = generations
+    return after
+
+
+def _facts(runner: Runner) -> dict[str, t.Any]:
+    return {
+        "hypervisor": runner.hypervisor,
+        "host_name": runner.host_name,
+        "interfaces": [interface.as_dict() for interface in runner.interfaces],
+        "volumes": [volume.as_dict() for volume in runner.volumes],
+        "vsock_cid": runner.vsock_cid,
+        "can_shutdown": runner.can_shutdown,
+    }

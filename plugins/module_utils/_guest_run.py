@@ -1,0 +1,343 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Guests converged: observe, plan, lock, observe and plan again, apply, observe.  What the modules call.
+
+Private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.microvm.fleet.plugins.module_utils import _files, _nix
+from ansible_collections.microvm.fleet.plugins.module_utils import _guest_plan as planner
+from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
+from ansible_collections.microvm.fleet.plugins.module_utils._contract import read_runner
+from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_apply import Apply, Outcome
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest, Host, describe, observe
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import GuestPlan, Target
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish, absent, name_faults
+from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long the parts of a run may take, in seconds."""
+
+    evaluate: int = 600
+    build: int = 3600
+    lock: int = 60
+
+
+def limits_spec() -> dict[str, t.Any]:
+    """The argument spec of `Limits`, shared by the modules."""
+    return {
+        "eval_timeout": {"type": "int", "default": Limits.evaluate},
+        "build_timeout": {"type": "int", "default": Limits.build},
+        "lock_timeout": {"type": "int", "default": Limits.lock},
+    }
+
+
+def limits_of(params: t.Mapping[str, t.Any]) -> Limits:
+    """The limits that a module was given.  Raises InvalidWish for one that is out of range."""
+    for option, least in (("eval_timeout", 1), ("build_timeout", 1), ("lock_timeout", 0)):
+        if not least <= params[option] <= 86400:
+            raise InvalidWish(
+                f"{params[option]} is out of range.", field=option, hint=f"Give seconds from {least} to 86400."
+            )
+    return Limits(evaluate=params["eval_timeout"], build=params["build_timeout"], lock=params["lock_timeout"])
+
+
+@dataclass
+class Result:
+    """What a run did, or would do."""
+
+    changed: bool = False
+    actions: list[str] = field(default_factory=list)
+    results: list[dict[str, t.Any]] = field(default_factory=list)
+    orphans: list[dict[str, t.Any]] = field(default_factory=list)
+    before: dict[str, t.Any] = field(default_factory=dict)
+    after: dict[str, t.Any] = field(default_factory=dict)
+
+    def values(self) -> dict[str, t.Any]:
+        """What a module returns, the diff included."""
+        return {
+            "changed": self.changed,
+            "actions": self.actions,
+            "results": self.results,
+            "orphans": self.orphans,
+            "diff": {"before": self.before, "after": self.after},
+        }
+
+    def value(self) -> dict[str, t.Any]:
+        """What the module for one guest returns: the one entry, without what names it."""
+        entry = {key: value for key, value in self.results[0].items() if key not in ("name", "failed", "msg")}
+        return {**entry, "diff": {"before": self.before, "after": self.after}}
+
+    @property
+    def failures(self) -> list[str]:
+        """The messages of the guests that failed."""
+        return [result["msg"] for result in self.results if result["failed"]]
+
+
+class Sources:
+    """Runners of guests by their sources: every flake is resolved once and evaluated once, whatever the number of guests."""
+
+    def __init__(self, paths: Paths, commands: Commands, limits: Limits, *, keep: bool) -> None:
+        self.paths = paths
+        self.commands = commands
+        self.limits = limits
+        self.keep = keep
+        self._flakes: dict[str, _nix.Flake | FleetError] = {}
+        self._targets: dict[tuple[str, str], Target | FleetError] = {}
+
+    def targets(self, wishes: t.Iterable[GuestWish], host: Host) -> dict[str, Target | FleetError]:
+        """The target, or the error, of each guest that needs a runner in this run."""
+        answers: dict[str, Target | FleetError] = {}
+        unknown: dict[str, list[GuestWish]] = {}
+        for wish in wishes:
+            guest = host.guest(wish.name)
+            try:
+                source = planner.source(wish, guest)
+            except FleetError as error:
+                answers[wish.name] = error
+                continue
+            if source is None:
+                continue
+            if source.runner is not None:
+                answers[wish.name] = Target(runner=read_runner(self.paths, source.runner), source=source.runner)
+            elif source.flake is not None:
+                flake = self._flake(source.flake, wish)
+                if isinstance(flake, FleetError):
+                    answers[wish.name] = flake
+                elif guest.record is not None and planner.unchanged(guest, source.flake, flake.identity):
+                    answers[wish.name] = _recorded(guest)
+                else:
+                    unknown.setdefault(source.flake, []).append(wish)
+        for reference, some in unknown.items():
+            answers.update(self._evaluated(reference, some))
+        return answers
+
+    def _flake(self, reference: str, wish: GuestWish) -> _nix.Flake | FleetError:
+        if reference not in self._flakes:
+            try:
+                self._flakes[reference] = _nix.resolve(self.commands, reference, timeout=self.limits.evaluate)
+            except FleetError as error:
+                self._flakes[reference] = error
+        flake = self._flakes[reference]
+        if isinstance(flake, FleetError):
+            return FleetError(flake.seen, subject=wish.subject, field="flake", hint=flake.hint)
+        return flake
+
+    def _evaluated(self, reference: str, wishes: t.Sequence[GuestWish]) -> dict[str, Target | FleetError]:
+        flake = self._flakes[reference]
+        assert isinstance(flake, _nix.Flake)
+        names = [wish.name for wish in wishes if (reference, wish.name) not in self._targets]
+        if names:
+            answers = _nix.evaluate(self.commands, flake, names, timeout=self.limits.evaluate, keep=self.keep)
+            for name, answer in answers.items():
+                self._targets[reference, name] = (
+                    Target(runner=answer.runner, source=answer.derivation, flake=reference, locked=flake.identity)
+                    if isinstance(answer, _nix.Evaluated)
+                    else answer
+                )
+        return {wish.name: self._targets[reference, wish.name] for wish in wishes}
+
+
+def _recorded(guest: Guest) -> Target:
+    """The target that the guest's record already knows, its flake being the same."""
+    record = guest.record
+    assert record is not None and record.runner is not None
+    return Target(
+        runner=planner.runner_of_dict(record.facts[record.runner]),
+        source=record.runner,
+        flake=record.flake,
+        locked=record.locked,
+    )
+
+
+def converge(
+    wishes: t.Sequence[GuestWish],
+    *,
+    paths: Paths,
+    commands: Commands,
+    limits: Limits,
+    check: bool,
+    all_guests: bool,
+    prune: bool = False,
+) -> Result:
+    """Bring guests to what is wished of them, or (with *check*) say what would be done.
+
+    With *all_guests* the wishes are those of the whole host: guests that no wish names are orphans, and with *prune*
+    those that the collection made are removed.  Raises FleetError when nothing could be done at all; what fails for
+    one guest is in its result.
+    """
+    sources = Sources(paths, commands, limits, keep=not check)
+    names = None if all_guests else [wish.name for wish in wishes]
+    host = observe(paths, commands, names)
+    plans = _plans(wishes, host, sources, prune=prune)
+    if names is not None and any(plan.target is not None for plan in plans):
+        # What a new runner claims is compared with all guests of the host.
+        host = observe(paths, commands)
+        plans = _plans(wishes, host, sources, prune=prune)
+    result = Result()
+    leftovers = host.leftovers if all_guests else ()
+    if check or not (leftovers or any(plan.steps for plan in plans)):
+        _report(result, host, host, plans, {}, check=check)
+    else:
+        with _locks(paths, plans, leftovers, limits, exclusive=prune and all_guests):
+            host = observe(paths, commands)
+            plans = _plans(wishes, host, sources, prune=prune)
+            outcomes = _apply(paths, commands, host, plans, limits, host.leftovers if all_guests else ())
+            _report(result, host, observe(paths, commands, names), plans, outcomes, check=check)
+    for entry in leftovers:
+        result.changed = True
+        result.actions.append(f"remove {entry}, which a run that was killed left")
+    if all_guests:
+        wished = {wish.name for wish in wishes}
+        pruned = {plan.name for plan in plans if plan.name not in wished and plan.error is None}
+        result.orphans = [
+            {"name": name, "owner": guest.owner, "active": guest.unit.active, "pruned": name in pruned}
+            for name, guest in sorted(host.guests.items())
+            if name not in wished
+        ]
+    return result
+
+
+def _plans(wishes: t.Sequence[GuestWish], host: Host, sources: Sources, *, prune: bool) -> tuple[GuestPlan, ...]:
+    """All plans, wishes first, in their order; then the orphans that are to be removed."""
+    wished = {wish.name for wish in wishes}
+    everything = list(wishes)
+    if prune:
+        everything += [absent(name) for name, guest in sorted(host.guests.items()) if name not in wished and _prunable(guest)]
+    targets = sources.targets(everything, host)
+    plans = []
+    for wish in everything:
+        guest, target = host.guest(wish.name), targets.get(wish.name)
+        if isinstance(target, FleetError):
+            plans.append(GuestPlan(wish, guest, error=target))
+        else:
+            plans.append(planner.plan(wish, guest, target))
+    return planner.unprepared(planner.conflicts(plans, host), host)
+
+
+def _prunable(guest: Guest) -> bool:
+    return guest.owner == "fleet" and guest.record is not None and not guest.record.protect
+
+
+@contextlib.contextmanager
+def _locks(
+    paths: Paths, plans: t.Sequence[GuestPlan], leftovers: t.Sequence[str], limits: Limits, *, exclusive: bool
+) -> t.Iterator[None]:
+    """The host's lock, and that of each guest that is to change, in the order of names: no two runs wait in a circle."""
+    names = {plan.name for plan in plans if plan.steps}
+    names.update(entry[len(_files.TEMPORARY) :].rpartition(".")[0] for entry in leftovers)
+    _raise_file_limit(len(names) + 64)
+    with contextlib.ExitStack() as stack:
+        for name in ("host", *(f"guest-{name}" for name in sorted(names))):
+            what = "host" if name == "host" else name.replace("-", " ", 1)
+            stack.enter_context(
+                _files.lock(
+                    os.path.join(paths.locks, name),
+                    what=what,
+                    shared=name == "host" and not exclusive,
+                    timeout=limits.lock,
+                )
+            )
+        yield
+
+
+def _raise_file_limit(needed: int) -> None:
+    """A lock is an open file, and a session's soft limit of 1024 is less than a host may have guests (getrlimit(2))."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard), hard))
+
+
+def _apply(
+    paths: Paths, commands: Commands, host: Host, plans: t.Sequence[GuestPlan], limits: Limits, leftovers: t.Sequence[str]
+) -> dict[str, Outcome]:
+    work = Apply(paths, commands, host, build_timeout=limits.build)
+    planned = [plan for plan in plans if plan.error is None and plan.steps]
+    work.prepare(planned)
+    # A runner that was only a path says what it is once it is on the host: the rest is planned with that.
+    known = tuple(_with_runner(paths, plan) for plan in planned)
+    for plan in planner.conflicts(known, host):
+        if plan.error is not None:
+            work.outcomes[plan.name].error = work.outcomes[plan.name].error or plan.error
+    work.finish([plan for plan in known if work.outcomes[plan.name].error is None], leftovers)
+    return work.outcomes
+
+
+def _with_runner(paths: Paths, plan: GuestPlan) -> GuestPlan:
+    target = plan.target
+    if target is None or not target.runner.missing:
+        return plan
+    runner = read_runner(paths, target.runner.path)
+    return planner.plan(plan.wish, plan.guest, Target(runner=runner, source=target.source))
+
+
+def _report(
+    result: Result,
+    before: Host,
+    after: Host,
+    plans: t.Sequence[GuestPlan],
+    outcomes: t.Mapping[str, Outcome],
+    *,
+    check: bool,
+) -> None:
+    """Fill *result* with an entry a plan; in check mode, with what would be."""
+    for plan in plans:
+        outcome = outcomes.get(plan.name, Outcome(error=plan.error))
+        steps = plan.steps if check or not outcomes else outcome.done
+        described = describe(before.guest(plan.name))
+        now = planner.project(described, plan) if check else describe(after.guest(plan.name))
+        error = outcome.error or plan.error
+        entry: dict[str, t.Any] = {
+            "name": plan.name,
+            "changed": bool(steps),
+            "failed": error is not None,
+            "actions": plan.words(steps),
+            "guest": now,
+        }
+        if error is not None:
+            entry.update(error.as_dict())
+        if outcome.killed:
+            entry["killed"] = True
+            entry["actions"].append(f"{plan.name}: kill, for it did not end within its time")
+        if outcome.kept is not None:
+            entry["kept"] = outcome.kept
+        if outcome.left:
+            entry["left"] = outcome.left
+        result.results.append(entry)
+        result.actions += entry["actions"]
+        if steps:
+            result.changed = True
+            result.before[plan.name] = _shown(described)
+            result.after[plan.name] = _shown(now)
+
+
+def _shown(described: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The part of a guest's structure that a diff shows: what steps change, without what only ages."""
+    if not described["exists"]:
+        return {"exists": False}
+    shown = {key: value for key, value in described.items() if key not in ("unit", "problems", "name")}
+    shown["generations"] = {str(each["number"]): each["runner"] for each in described["generations"]}
+    return shown
+
+
+def inspect(names: t.Sequence[str] | None, *, paths: Paths, commands: Commands) -> list[dict[str, t.Any]]:
+    """The structure of guests *names*, or of all of the host.  Raises InvalidWish for a name that cannot be one."""
+    for name in names or ():
+        for seen in name_faults(name):
+            raise InvalidWish(seen, subject="guest " + repr(name), field="names", hint="Give the names of guests.")
+    host = observe(paths, commands, names or None)
+    found = sorted(host.guests) if not names else list(names)
+    return [describe(host.guest(name)) for name in found]

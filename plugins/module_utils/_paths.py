@@ -1,0 +1,91 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Where things are on a host.
+
+Private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import dataclass
+
+STORE: t.Final = "/nix/store"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """All paths that the guest engine reads or writes, below *root* (``/`` but in unit tests)."""
+
+    root: str = "/"
+
+    def _at(self, path: str) -> str:
+        return os.path.join(self.root, path)
+
+    @property
+    def guests(self) -> str:
+        """The state directories of all guests (microvm.nix: ``microvm.stateDir``)."""
+        return self._at("var/lib/microvms")
+
+    @property
+    def kept(self) -> str:
+        """Volumes of guests that were removed; in the state root, so that keeping them is one rename."""
+        return self._at("var/lib/microvms/.kept")
+
+    @property
+    def fleet(self) -> str:
+        """What the collection knows of its guests."""
+        return self._at("var/lib/microvm-fleet/guests")
+
+    @property
+    def roots(self) -> str:
+        """Generations and staged runners, one directory a guest: links that are garbage collector roots themselves."""
+        return self._at("nix/var/nix/gcroots/microvm-fleet")
+
+    @property
+    def microvm_roots(self) -> str:
+        """Garbage collector roots as the ``microvm`` command makes them (pkgs/microvm-command.nix)."""
+        return self._at("nix/var/nix/gcroots/microvm")
+
+    @property
+    def units(self) -> str:
+        """The administrator's units (systemd.unit(5))."""
+        return self._at("etc/systemd/system")
+
+    @property
+    def wants(self) -> str:
+        """The links that start guests at boot."""
+        return os.path.join(self.units, "microvms.target.wants")
+
+    @property
+    def locks(self) -> str:
+        """Files for flock(2)."""
+        return self._at("run/lock/microvm-fleet")
+
+    @property
+    def network_devices(self) -> str:
+        """The kernel's network interfaces (sysfs)."""
+        return self._at("sys/class/net")
+
+    def guest(self, name: str, *parts: str) -> str:
+        """A path in the state directory of guest *name*."""
+        return os.path.join(self.guests, name, *parts)
+
+    def known(self, name: str, *parts: str) -> str:
+        """A path in what the collection knows of guest *name*."""
+        return os.path.join(self.fleet, name, *parts)
+
+    def root_of(self, name: str, *parts: str) -> str:
+        """A path among the generations of guest *name*."""
+        return os.path.join(self.roots, name, *parts)
+
+    def settings(self, name: str) -> str:
+        """The drop-in with the settings of guest *name*."""
+        return os.path.join(self.units, f"microvm@{name}.service.d", "50-microvm-fleet.conf")
+
+    def store(self, path: str) -> str:
+        """Where the store path *path* is read."""
+        return os.path.join(self.root, path.lstrip("/"))

@@ -1,0 +1,149 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Units of guests: one ``systemctl show`` for all, jobs in one call, the journal's end.
+
+Private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import re
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands, last_lines
+from ansible_collections.microvm.fleet.plugins.module_utils._errors import CommandError
+
+JOURNAL_LINES: t.Final = 20
+
+_PROPERTIES = (
+    "Id",
+    "ActiveState",
+    "SubState",
+    "Result",
+    "NRestarts",
+    "ActiveEnterTimestampMonotonic",
+    "InvocationID",
+    "NeedDaemonReload",
+)
+_GUEST = re.compile(r"microvm@(.+)\.service")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A guest's unit as systemd has it.  A unit that is not loaded is inactive, and that is the default."""
+
+    active_state: str = "inactive"
+    sub_state: str = "dead"
+    result: str = "success"
+    restarts: int = 0
+    # Microseconds of CLOCK_MONOTONIC, 0 if it was never active.
+    active_since: int = 0
+    invocation: str = ""
+    needs_reload: bool = False
+
+    @property
+    def active(self) -> bool:
+        """Whether the guest's hypervisor runs."""
+        return self.active_state in ("active", "reloading", "deactivating")
+
+    @property
+    def waiting(self) -> bool:
+        """Whether systemd will start it, now or after its restart delay."""
+        return self.active_state == "activating"
+
+    @property
+    def up(self) -> bool:
+        """Whether it runs or systemd is at it: what has to be stopped to be off."""
+        return self.active or self.waiting
+
+
+def unit(name: str) -> str:
+    """The unit of guest *name*.  Names of guests need no escaping: see `name_faults` of the wishes."""
+    return f"microvm@{name}.service"
+
+
+def show(commands: Commands) -> dict[str, Unit]:
+    """All units of guests that systemd has loaded, by the guest's name."""
+    done = commands.run(["systemctl", "show", "--property", ",".join(_PROPERTIES), unit("*")])
+    return parse_show(done.stdout)
+
+
+def parse_show(text: str) -> dict[str, Unit]:
+    """Units by guest of what ``systemctl show`` printed: blocks of ``Key=value``, an empty line between."""
+    units = {}
+    for block in text.split("\n\n"):
+        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        match = _GUEST.fullmatch(values.get("Id", ""))
+        if match is None:
+            continue
+        units[match.group(1)] = Unit(
+            active_state=values["ActiveState"],
+            sub_state=values["SubState"],
+            result=values["Result"],
+            restarts=_number(values.get("NRestarts")),
+            active_since=_number(values.get("ActiveEnterTimestampMonotonic")),
+            invocation=values.get("InvocationID", ""),
+            needs_reload=values.get("NeedDaemonReload") == "yes",
+        )
+    return units
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdigit() else 0
+
+
+def jobs(commands: Commands, verb: str, names: t.Iterable[str], *, timeout: float) -> str:
+    """``systemctl VERB`` for the units of all guests *names* at once; waits until the jobs have ended.
+
+    Failures of single units do not raise: the caller looks at the units afterwards.  The answer is what systemctl
+    complained of.  Raises CommandError when the jobs did not end within *timeout* seconds.
+    """
+    units = [unit(name) for name in sorted(names)]
+    if not units:
+        return ""
+    return commands.run(["systemctl", verb, *units], timeout=timeout, check=False).stderr
+
+
+def enable(commands: Commands, names: t.Iterable[str]) -> None:
+    """Start guests *names* at boot: links below microvms.target by the units' [Install] section."""
+    _enablement(commands, "enable", names)
+
+
+def disable(commands: Commands, names: t.Iterable[str]) -> None:
+    """Do not start guests *names* at boot."""
+    _enablement(commands, "disable", names)
+
+
+def _enablement(commands: Commands, verb: str, names: t.Iterable[str]) -> None:
+    units = [unit(name) for name in sorted(names)]
+    if units:
+        commands.run(["systemctl", "--quiet", verb, *units])
+
+
+def reload(commands: Commands) -> None:
+    """Let systemd read its units and drop-ins again."""
+    commands.run(["systemctl", "daemon-reload"])
+
+
+def reset_failed(commands: Commands, names: t.Iterable[str]) -> None:
+    """Forget failures and restart counts of guests *names*, so that they may be started again."""
+    units = [unit(name) for name in sorted(names)]
+    if units:
+        # A unit that is not loaded any more has nothing to forget, and systemctl complains of it.
+        commands.run(["systemctl", "reset-failed", *units], check=False)
+
+
+def journal(commands: Commands, name: str) -> str:
+    """The last lines of the guest's journal, console included; empty when it cannot be read."""
+    try:
+        done = commands.run(
+            ["journalctl", "--unit", unit(name), "--lines", str(JOURNAL_LINES), "--output", "cat", "--no-pager", "--quiet"],
+            timeout=10,
+            check=False,
+        )
+    except CommandError:
+        return ""
+    return last_lines(done.stdout, JOURNAL_LINES)

@@ -1,0 +1,287 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Keep one guest of a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: microvm_guest
+short_description: Keep one MicroVM guest of a host
+version_added: 0.1.0
+description:
+  - Creates a NixOS MicroVM if it is missing, as L(microvm.nix,https://microvm-nix.github.io/microvm.nix/) builds it, and
+    leaves one that exists as it is unless an update is asked for.
+  - For more than one guest of a host, M(microvm.fleet.microvm_guests) does the same in one call.
+author:
+  - microvm.fleet contributors (@microvm-fleet)
+extends_documentation_fragment:
+  - microvm.fleet.attributes
+  - microvm.fleet.attributes.action_group
+  - microvm.fleet.guest
+attributes:
+  idempotent:
+    support: partial
+    description:
+      - When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
+      - This assumes that the system controlled or queried by the module has not changed in a relevant way.
+    details:
+      - O(state=restarted) restarts the guest in every run. Everything else is idempotent.
+options:
+  name:
+    description:
+      - Name of the guest. The directory below C(/var/lib/microvms), the instance of C(microvm@.service) and the attribute
+        of C(nixosConfigurations) are the same word. The host name within the guest may differ.
+      - Letters, digits, C(-), C(_) and C(.), beginning with a letter or a digit, 64 characters at most.
+    type: str
+    required: true
+  flake:
+    description:
+      - Flake whose C(nixosConfigurations) has the guest, as an absolute path or a reference with a scheme.
+      - Used when the guest is missing, or is to be updated. For an update of a guest that exists, the flake that it came
+        from serves when none is given.
+      - Excludes O(runner).
+    type: str
+  runner:
+    description:
+      - Store path of a runner that is built already, C(config.microvm.declaredRunner) of the guest. If it is not in the
+        store of the host, it is fetched from the host's substituters.
+      - Used when the guest is missing, or is to be updated.
+      - Excludes O(flake).
+    type: str
+  state:
+    description:
+      - V(present) creates the guest if it is missing, and leaves it running or stopped as it is.
+      - V(started) also starts it if it does not run, and waits until it is up and stays so.
+      - V(stopped) creates it if it is missing, and stops it cleanly if it runs.
+      - V(restarted) stops it cleanly if it runs, and starts it, in every run.
+      - V(absent) stops it, and removes its directory, settings and garbage collector roots. Its volumes are moved to
+        C(/var/lib/microvms/.kept), unless O(purge) is V(true).
+    type: str
+    choices: [present, started, stopped, restarted, absent]
+    default: present
+  autostart:
+    description:
+      - Whether the guest starts when the host boots. Left as it is when not given.
+    type: bool
+  update:
+    description:
+      - What to do about a guest that exists and whose source gives another runner than it has.
+      - V(never) leaves it alone, without evaluating anything.
+      - V(stage) builds or fetches the new runner and keeps it beside the one in use.
+      - V(activate) does so, switches to it, and restarts the guest if it runs.
+    type: str
+    choices: [never, stage, activate]
+    default: never
+  keep_generations:
+    description:
+      - How many runners of the guest to keep, the one in use included. The one in use and the one that runs are kept in
+        any case.
+    type: int
+    default: 3
+  purge:
+    description:
+      - Whether O(state=absent) deletes the volumes in the guest's directory too. Volumes elsewhere are never deleted.
+    type: bool
+    default: false
+  protect:
+    description:
+      - With V(true), stopping and removing the guest are refused, in this run and in later ones, until a run says V(false).
+      - Left as it is when not given.
+    type: bool
+  start_timeout:
+    description:
+      - How long the start of the guest may take, in seconds. Kept as a setting of its unit, which has 150 otherwise.
+    type: int
+  stop_timeout:
+    description:
+      - How long the guest has for a clean stop before it is killed, in seconds. Kept as a setting of its unit, which has
+        150 otherwise.
+    type: int
+  labels:
+    description:
+      - Words about the guest, each with a value. Kept on the host with what the collection knows of it.
+    type: dict
+  interfaces:
+    description:
+      - What the inventory knows of the guest's network interfaces. No two guests may claim the same, and what is said here
+        has to agree with the configuration of the guest.
+    type: list
+    elements: dict
+    suboptions:
+      id:
+        description: Name of the interface on the host, 15 characters at most, not beginning with C(vt-).
+        type: str
+        required: true
+      mac:
+        description: MAC address of the interface in the guest.
+        type: str
+      network:
+        description: Name of the network that it belongs to, as M(microvm.fleet.microvm_net) knows it.
+        type: str
+      addresses:
+        description: IP addresses of the guest on that network, with or without a prefix length.
+        type: list
+        elements: str
+seealso:
+  - module: microvm.fleet.microvm_guests
+  - module: microvm.fleet.microvm_guest_info
+"""
+
+EXAMPLES = r"""
+- name: Have a guest, running, and started at boot
+  microvm.fleet.microvm_guest:
+    name: web1
+    flake: git+https://git.example.org/infra
+    state: started
+    autostart: true
+
+- name: Update it from the flake that it came from
+  microvm.fleet.microvm_guest:
+    name: web1
+    update: activate
+
+- name: Remove it, and keep its volumes
+  microvm.fleet.microvm_guest:
+    name: web1
+    state: absent
+  register: removed
+
+- name: Say where they are
+  ansible.builtin.debug:
+    var: removed.kept
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be done in check mode, a line each.
+  type: list
+  elements: str
+  returned: always
+  sample: ["web1: create with /nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-web1", "web1: start"]
+killed:
+  description: The guest did not end within its time and was killed.
+  type: bool
+  returned: when it was
+  sample: true
+kept:
+  description: Directory to which the volumes of a removed guest were moved.
+  type: str
+  returned: when there were any
+  sample: /var/lib/microvms/.kept/web1-20261123T071200Z
+left:
+  description: Volumes outside its directory that were left where they are.
+  type: list
+  elements: str
+  returned: when there are any
+  sample: [/dev/vg0/web1]
+guest:
+  description: State of the guest after the run. In check mode, as it would be.
+  type: dict
+  returned: always
+  contains:
+    name: {description: Name of the guest., type: str, returned: always, sample: web1}
+    exists: {description: Whether the guest is there., type: bool, returned: always, sample: true}
+    owner:
+      description:
+        - Who decides about the guest. V(fleet) is this collection, V(nixos) the configuration of the host, V(microvm) the
+          C(microvm) command or a deploy script. V(null) when it does not exist.
+      type: str
+      returned: always
+      sample: fleet
+    hypervisor: {description: Hypervisor of the runner., type: str, returned: always, sample: cloud-hypervisor}
+    host_name: {description: Host name within the guest., type: str, returned: always, sample: web1}
+    flake: {description: Flake that the guest comes from., type: str, returned: always, sample: "git+https://git.example.org/infra"}
+    locked:
+      description: Revision or content hash of the flake that gave the newest runner.
+      type: str
+      returned: always
+      sample: 90bd9a64bcdfd8094b993447a388f4da7450357a
+    current:
+      description: Runner that the next start runs.
+      type: str
+      returned: always
+      sample: /nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-web1
+    booted:
+      description: Runner that the running guest was started from.
+      type: str
+      returned: always
+      sample: /nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-web1
+    staged: {description: Runner that is prepared and not in use., type: str, returned: always, sample: null}
+    generations:
+      description: Runners that are kept, the oldest first, each with number, runner and the time when it was created.
+      type: list
+      elements: dict
+      returned: always
+      sample:
+        - number: 1
+          runner: /nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-web1
+          created: 1795419492
+    active: {description: Whether the guest runs., type: bool, returned: always, sample: true}
+    unit:
+      description: State of the unit, as active_state, sub_state, result and restarts.
+      type: dict
+      returned: always
+      sample: {active_state: active, sub_state: running, result: success, restarts: 0}
+    restart_needed: {description: Whether the guest runs another runner than RV(guest.current)., type: bool, returned: always, sample: false}
+    autostart: {description: Whether the guest starts when the host boots., type: bool, returned: always, sample: true}
+    protect: {description: Whether stopping and removing it is refused., type: bool, returned: always, sample: false}
+    labels: {description: Labels of the guest., type: dict, returned: always, sample: {service: web}}
+    interfaces:
+      description: Network interfaces, each with id, type, mac, and for macvtap link and mode. V(null) is not known on the host.
+      type: list
+      elements: dict
+      returned: always
+      sample: [{id: vm-web1, type: tap, mac: "02:00:00:00:00:01", link: null, mode: null}]
+    volumes:
+      description: Volumes, each with image, size in MiB, mount_point, fs_type, read_only and auto_create.
+      type: list
+      elements: dict
+      returned: always
+      sample: [{image: data.img, size: 1024, mount_point: /data, fs_type: ext4, read_only: false, auto_create: true}]
+    vsock_cid: {description: Context identifier of the guest for vsock., type: int, returned: always, sample: null}
+    can_shutdown: {description: Whether the runner can ask the guest to power off., type: bool, returned: always, sample: true}
+    problems:
+      description: What an operator should look at, a sentence each.
+      type: list
+      elements: str
+      returned: always
+      sample: ["restart needed: the guest runs another runner than current."]
+"""
+
+import typing as t
+
+from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
+from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_run import converge, limits_of, limits_spec
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import guest_spec, read_wishes
+from ansible_collections.microvm.fleet.plugins.module_utils._module import FleetModule
+from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
+
+
+def main() -> t.NoReturn:
+    """Converge the one guest."""
+    module = FleetModule(
+        noun="guest",
+        entries=None,
+        argument_spec={**guest_spec(update="never"), **limits_spec()},
+        supports_check_mode=True,
+    )
+    try:
+        result = converge(
+            read_wishes([module.params]),
+            paths=Paths(),
+            commands=Commands(),
+            limits=limits_of(module.params),
+            check=module.check_mode,
+            all_guests=False,
+        )
+    except FleetError as error:
+        module.fail(error)
+    module.finish_one(result.value(), failures=result.failures)
+
+
+if __name__ == "__main__":
+    main()
