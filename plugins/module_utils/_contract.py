@@ -119,7 +119,13 @@ def runner_of_dict(facts: t.Mapping[str, t.Any]) -> Runner:
         host_name=facts.get("host_name"),
         toplevel=facts.get("toplevel"),
         interfaces=tuple(
-            Interface(id=entry["id"], type=entry["type"], mac=_lower(entry.get("mac")), link=entry.get("link"), mode=entry.get("mode"))
+            Interface(
+                id=entry["id"],
+                type=entry["type"],
+                mac=_lower(entry.get("mac")),
+                link=entry.get("link"),
+                mode=entry.get("mode"),
+            )
             for entry in facts.get("interfaces", ())
         ),
         volumes=tuple(Volume(**entry) for entry in facts.get("volumes", ())),

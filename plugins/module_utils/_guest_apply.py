@@ -25,7 +25,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils import _files, _nix,
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import read_runner
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import CommandError, FleetError
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import LOOP, Host
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import LOOP
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import (
     Autostart,
     Create,
@@ -78,10 +78,9 @@ class Outcome:
 class Apply:
     """Applies plans to a host.  Holds the outcome of each guest while it works."""
 
-    def __init__(self, paths: Paths, commands: Commands, host: Host, *, build_timeout: float) -> None:
+    def __init__(self, paths: Paths, commands: Commands, *, build_timeout: float) -> None:
         self.paths = paths
         self.commands = commands
-        self.host = host
         self.build_timeout = build_timeout
         self.outcomes: dict[str, Outcome] = {}
 
@@ -123,20 +122,23 @@ class Apply:
                     break
         if self._with(plans, Settings) or self._with(plans, Reload) or self._without_settings(plans):
             _systemd.reload(self.commands)
-        for enable, verb in ((True, _systemd.enable), (False, _systemd.disable)):
-            some = self._with(plans, Autostart, lambda step: t.cast(Autostart, step).enable is enable)
-            self._each_or_all(some, verb)
+        self._each_or_all(self._autostarts(plans, enable=True), _systemd.enable)
+        self._each_or_all(self._autostarts(plans, enable=False), _systemd.disable)
         self._start(self._with(plans, Start))
 
-    def _with(
-        self, plans: t.Sequence[GuestPlan], kind: type[Step], fits: t.Callable[[Step], bool] = lambda step: True
-    ) -> list[GuestPlan]:
+    def _with(self, plans: t.Sequence[GuestPlan], kind: type[Step]) -> list[GuestPlan]:
         """Plans that are still without an error and have a step of this *kind*."""
         return [
             plan
             for plan in plans
-            if self.outcomes[plan.name].error is None
-            and any(isinstance(step, kind) and fits(step) for step in plan.steps)
+            if self.outcomes[plan.name].error is None and any(isinstance(step, kind) for step in plan.steps)
+        ]
+
+    def _autostarts(self, plans: t.Sequence[GuestPlan], *, enable: bool) -> list[GuestPlan]:
+        return [
+            plan
+            for plan in self._with(plans, Autostart)
+            if any(isinstance(step, Autostart) and step.enable is enable for step in plan.steps)
         ]
 
     def _without_settings(self, plans: t.Sequence[GuestPlan]) -> bool:
@@ -210,7 +212,7 @@ class Apply:
         """
         group = grp.getgrnam("kvm").gr_gid
         os.chown(directory, 0, group)
-        os.chmod(directory, 0o1775)
+        os.chmod(directory, 0o1775)  # noqa: S103 - the hypervisors' group writes there, as the docstring says
         if flake is not None:
             _files.write_file(os.path.join(directory, "flake"), flake + "\n")
         _files.write_link(os.path.join(directory, "current"), runner)
@@ -234,9 +236,7 @@ class Apply:
             _files.remove(self.paths.settings(plan.name))
             self._rmdir(os.path.dirname(self.paths.settings(plan.name)))
         if plan.guest.runner is not None:
-            outcome.left = [
-                volume.image for volume in plan.guest.runner.volumes if volume.image.startswith("/")
-            ]
+            outcome.left = [volume.image for volume in plan.guest.runner.volumes if volume.image.startswith("/")]
         if plan.guest.directory:
             if step.purge:
                 aside = _files.beside(directory)
@@ -263,9 +263,10 @@ class Apply:
         _files.sync_directory(self.paths.guests)
         for entry in os.listdir(kept):
             path = os.path.join(kept, entry)
-            if entry in NO_DATA or entry.startswith(_files.TEMPORARY) or stat.S_ISSOCK(os.lstat(path).st_mode):
-                if not stat.S_ISDIR(os.lstat(path).st_mode):
-                    os.unlink(path)
+            mode = os.lstat(path).st_mode
+            useless = entry in NO_DATA or entry.startswith(_files.TEMPORARY) or stat.S_ISSOCK(mode)
+            if useless and not stat.S_ISDIR(mode):
+                os.unlink(path)
         _files.sync_directory(kept)
         return None if self._rmdir(kept) else kept
 
@@ -322,7 +323,7 @@ class Apply:
             unit, outcome = units.get(plan.name, Unit()), self.outcomes[plan.name]
             if unit.up:
                 outcome.error = FleetError(
-                    f"the unit is still {unit.active_state} ({unit.sub_state}) after systemctl stop: {complaint.strip()}",
+                    f"the unit is still {unit.active_state} after systemctl stop: {complaint.strip()}",
                     subject=plan.wish.subject,
                     field="state",
                     hint=f"See journalctl -u {_systemd.unit(plan.name)}.",
@@ -383,7 +384,10 @@ class Apply:
 
 
 def started(unit: Unit, now: float) -> bool | None:
-    """Whether the unit is up to stay (True), will not be (False), or is not decided yet (None).  *now* in monotonic seconds."""
+    """Whether the unit is up to stay (True), will not be (False), or is not decided yet (None).
+
+    *now* is in seconds of CLOCK_MONOTONIC.
+    """
     if unit.active_state == "failed" or unit.restarts >= LOOP:
         return False
     if unit.active_state == "inactive":

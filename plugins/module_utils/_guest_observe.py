@@ -21,7 +21,13 @@ from dataclasses import dataclass, field
 
 from ansible_collections.microvm.fleet.plugins.module_utils import _systemd
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
-from ansible_collections.microvm.fleet.plugins.module_utils._contract import Interface, Runner, in_store, read_runner, runner_of_dict
+from ansible_collections.microvm.fleet.plugins.module_utils._contract import (
+    Interface,
+    Runner,
+    in_store,
+    read_runner,
+    runner_of_dict,
+)
 from ansible_collections.microvm.fleet.plugins.module_utils._files import TEMPORARY, read_link, read_text
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 from ansible_collections.microvm.fleet.plugins.module_utils._systemd import Unit
@@ -104,7 +110,7 @@ class Guest:
     rooted: bool = False
     # A run that was killed left a temporary name somewhere.
     litter: bool = False
-    unit: Unit = Unit()
+    unit: Unit = field(default_factory=Unit)
     autostart: bool = False
     settings: str | None = None
     runner: Runner | None = None
@@ -131,7 +137,13 @@ class Guest:
     def traces(self) -> bool:
         """Whether anything at all is left of it."""
         return bool(
-            self.directory or self.known or self.rooted or self.roots or self.autostart or self.settings is not None or self.unit.up
+            self.directory
+            or self.known
+            or self.rooted
+            or self.roots
+            or self.autostart
+            or self.settings is not None
+            or self.unit.up
         )
 
 
@@ -203,7 +215,16 @@ def _wants(paths: Paths) -> set[str]:
 
 
 def _guest(
-    paths: Paths, name: str, *, directory: bool, unit: Unit, autostart: bool, roots: frozenset[str], rooted: bool, known: bool, units: set[str]
+    paths: Paths,
+    name: str,
+    *,
+    directory: bool,
+    unit: Unit,
+    autostart: bool,
+    roots: frozenset[str],
+    rooted: bool,
+    known: bool,
+    units: set[str],
 ) -> Guest:
     current = read_link(paths.guest(name, "current")) if directory else None
     notes = _entries(paths.known(name)) if known else []
@@ -262,7 +283,11 @@ def _runner(paths: Paths, current: str | None, record: Record | None) -> Runner 
     if current is None:
         return None
     if not in_store(current):
-        return Runner(path=current, missing=not os.path.exists(current), runs=os.path.exists(os.path.join(current, "bin/microvm-run")))
+        return Runner(
+            path=current,
+            missing=not os.path.exists(current),
+            runs=os.path.exists(os.path.join(current, "bin/microvm-run")),
+        )
     runner = read_runner(paths, current)
     facts = record.facts.get(current) if record is not None else None
     return runner if facts is None else merge(runner, runner_of_dict(facts))
@@ -347,7 +372,7 @@ def problems(guest: Guest) -> t.Iterator[str]:
     elif runner is not None and not runner.runs:
         yield f"missing runner: {runner.path} has no bin/microvm-run."
     if runner is not None and runner.old_contract:
-        yield "old contract: the runner was built for a host module before 2024; build it again with a newer microvm.nix."
+        yield "old contract: the runner is of a microvm.nix before 2024; build it again with a newer one."
     if guest.booted is not None and not guest.unit.up:
         yield "stale booted: the guest does not run, but the link booted is there, as after a crash of the host."
     if guest.unit.active_state == "failed":
@@ -358,8 +383,14 @@ def problems(guest: Guest) -> t.Iterator[str]:
         yield "restart needed: the guest runs another runner than current."
     if guest.unit.needs_reload:
         yield "units changed: systemd has to read its units again (systemctl daemon-reload)."
-    if guest.exists and in_store(guest.current) and guest.owner != "nixos" and guest.name not in guest.roots:
-        if not any(generation.runner == guest.current for generation in guest.generations):
-            yield "missing gcroot: the garbage collector may take the runner of current."
-    if guest.exists and guest.owner == "nixos" and guest.unit.active and guest.booted not in (None, guest.current) and f"booted-{guest.name}" not in guest.roots:
+    runs = guest.unit.active and guest.booted not in (None, guest.current)
+    kept = {generation.runner for generation in guest.generations}
+    if (
+        guest.owner != "nixos"
+        and in_store(guest.current)
+        and guest.name not in guest.roots
+        and guest.current not in kept
+    ):
+        yield "missing gcroot: the garbage collector may take the runner of current."
+    if runs and f"booted-{guest.name}" not in guest.roots and guest.booted not in kept:
         yield "missing gcroot: the garbage collector may take the runner that is running."

@@ -17,7 +17,7 @@ import re
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.microvm.fleet.plugins.module_utils._contract import Runner
+from ansible_collections.microvm.fleet.plugins.module_utils._contract import Runner, runner_of_dict
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Generation, Guest, Host, Record
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish, interface_faults
@@ -236,7 +236,9 @@ def source(wish: GuestWish, guest: Guest) -> Source | None:
     flake = wish.flake or recorded
     if flake is None:
         raise InvalidWish(
-            "is to be updated, and nothing says from what." if guest.exists else "does not exist, and nothing says what to create it from.",
+            "is to be updated, and nothing says from what."
+            if guest.exists
+            else "does not exist, and nothing says what to create it from.",
             subject=wish.subject,
             field="flake",
             hint="Give a flake or a runner.",
@@ -244,12 +246,16 @@ def source(wish: GuestWish, guest: Guest) -> Source | None:
     return Source(flake=flake)
 
 
-def unchanged(guest: Guest, flake: str, identity: str) -> bool:
-    """Whether the flake is the one that the guest's newest runner came from, so that it needs no evaluation."""
+def recorded(guest: Guest, flake: str, identity: str) -> Target | None:
+    """The target that the guest's record knows already, if its flake is still the same: then nothing is evaluated."""
     record = guest.record
-    if record is None or record.locked != identity or record.flake != flake or not guest.exists:
-        return False
-    return record.runner is not None and record.runner in (guest.current, guest.staged) and record.runner in record.facts
+    if record is None or not guest.exists or record.locked != identity or record.flake != flake:
+        return None
+    if record.runner is None or record.runner not in (guest.current, guest.staged) or record.runner not in record.facts:
+        return None
+    return Target(
+        runner=runner_of_dict(record.facts[record.runner]), source=record.runner, flake=flake, locked=identity
+    )
 
 
 def plan(wish: GuestWish, guest: Guest, target: Target | None) -> GuestPlan:
@@ -270,7 +276,11 @@ def _refuse(wish: GuestWish, guest: Guest) -> None:
     if guest.exists and guest.owner == "nixos":
         raise InvalidWish(
             "belongs to the NixOS configuration of this host"
-            + (" (it has a link named toplevel)." if guest.toplevel else f" (install-microvm-{guest.name}.service sets its runner)."),
+            + (
+                " (it has a link named toplevel)."
+                if guest.toplevel
+                else f" (install-microvm-{guest.name}.service sets its runner)."
+            ),
             subject=wish.subject,
             field="state",
             hint="Change microvm.vms in that configuration, or take the guest out of the wishes.",
@@ -289,12 +299,17 @@ def _fit(wish: GuestWish, target: Target) -> None:
     """Raise when the runner cannot be of this guest: names of interfaces, and what the wish says of them."""
     runner = target.runner
     if runner.hypervisor == "vfkit":
-        raise InvalidWish("vfkit runs on macOS only.", subject=wish.subject, field="flake", hint="Choose another hypervisor.")
+        raise InvalidWish(
+            "vfkit runs on macOS only.", subject=wish.subject, field="flake", hint="Choose another hypervisor."
+        )
     for interface in runner.interfaces:
         if interface.type in ("tap", "macvtap"):
             for seen in interface_faults(interface.id):
                 raise InvalidWish(
-                    f"its interface {seen}", subject=wish.subject, field="microvm.interfaces", hint="Give it a name such as vm-web1 there."
+                    f"its interface {seen}",
+                    subject=wish.subject,
+                    field="microvm.interfaces",
+                    hint="Give it a name such as vm-web1 there.",
                 )
     if runner.missing:
         return
@@ -431,7 +446,9 @@ def _surplus(wish: GuestWish, guest: Guest, current: str | None) -> tuple[int, .
         # As `_become` will have made them.
         runners = {generation.runner for generation in generations}
         for runner in (guest.current, current):
-            if runner is not None and (runner not in runners or (runner == current and generations[-1].runner != current)):
+            if runner is not None and (
+                runner not in runners or (runner == current and generations[-1].runner != current)
+            ):
                 generations.append(Generation(max((each.number for each in generations), default=0) + 1, runner))
     needed = {current, guest.booted if guest.unit.up else None}
     old = generations[: -wish.keep_generations]
@@ -457,40 +474,39 @@ def conflicts(plans: t.Sequence[GuestPlan], host: Host) -> tuple[GuestPlan, ...]
     Interfaces, MACs, vsock CIDs and images outside the state directory are compared over the whole host; microvm.nix
     itself looks within one guest only (nixos-modules/microvm/asserts.nix).
     """
-    planned = {each.name: each for each in plans}
-    claims: dict[tuple[str, str], list[str]] = {}
-    for name in sorted({*host.guests, *planned}):
-        each = planned.get(name)
-        if each is not None and (each.wish.state == "absent" or each.error is not None) and not host.guest(name).exists:
-            continue
-        if each is not None and each.wish.state == "absent" and each.error is None:
-            continue
-        runner = each.target.runner if each is not None and each.target is not None else host.guest(name).runner
+    runners: dict[str, Runner | None] = {name: guest.runner for name, guest in host.guests.items()}
+    runners.update({plan.name: _claimant(plan) for plan in plans})
+    owners: dict[tuple[str, str], list[str]] = {}
+    for name, runner in runners.items():
         for claim in _claims(runner):
-            claims.setdefault(claim, []).append(name)
-    answer = []
-    for each in plans:
-        changing = each.target is not None and any(isinstance(step, (Stage, Create, Switch)) for step in each.steps)
-        clash = next(
-            (
-                (kind, value, other)
-                for kind, value in (_claims(each.target.runner) if each.target is not None and changing else ())
-                for other in claims.get((kind, value), ())
-                if other != each.name
-            ),
-            None,
-        )
-        if clash is not None:
-            kind, value, other = clash
-            error = InvalidWish(
-                f"its {kind} {value} is also that of guest {other} on this host.",
-                subject=each.wish.subject,
-                field=_FIELDS[kind],
-                hint="Give each guest its own.",
-            )
-            each = dataclasses.replace(each, steps=(), error=error)
-        answer.append(each)
-    return tuple(answer)
+            owners.setdefault(claim, []).append(name)
+
+    def clash(plan: GuestPlan) -> FleetError | None:
+        if plan.error is not None or not any(isinstance(step, (Stage, Create, Switch)) for step in plan.steps):
+            return None
+        for kind, value in _claims(_claimant(plan)):
+            for other in owners[kind, value]:
+                if other != plan.name:
+                    return InvalidWish(
+                        f"its {kind} {value} is also that of guest {other} on this host.",
+                        subject=plan.wish.subject,
+                        field=_FIELDS[kind],
+                        hint="Give each guest its own.",
+                    )
+        return None
+
+    clashes = {plan.name: clash(plan) for plan in plans}
+    return tuple(
+        dataclasses.replace(plan, steps=(), error=clashes[plan.name]) if clashes[plan.name] is not None else plan
+        for plan in plans
+    )
+
+
+def _claimant(plan: GuestPlan) -> Runner | None:
+    """The runner that the guest has once its plan is carried out, and whose claims count therefore."""
+    if plan.error is not None or plan.target is None:
+        return None if plan.wish.state == "absent" and plan.error is None else plan.guest.runner
+    return plan.target.runner
 
 
 _FIELDS: t.Final = {
@@ -555,7 +571,9 @@ def project(described: t.Mapping[str, t.Any], plan: GuestPlan) -> dict[str, t.An
             if plan.target is not None:
                 after.update(_facts(plan.target.runner))
         elif isinstance(step, Write):
-            after.update(owner="fleet", locked=step.record.locked, protect=step.record.protect, labels=dict(step.record.labels))
+            after.update(
+                owner="fleet", locked=step.record.locked, protect=step.record.protect, labels=dict(step.record.labels)
+            )
         elif isinstance(step, Autostart):
             after["autostart"] = step.enable
         elif isinstance(step, Stop):
@@ -563,7 +581,9 @@ def project(described: t.Mapping[str, t.Any], plan: GuestPlan) -> dict[str, t.An
         elif isinstance(step, Start):
             after.update(active=True, booted=after["current"], restart_needed=False)
         elif isinstance(step, Remove):
-            after.update(exists=False, owner=None, current=None, booted=None, staged=None, active=False, autostart=False)
+            after.update(
+                exists=False, owner=None, current=None, booted=None, staged=None, active=False, autostart=False
+            )
             generations = []
     after["generations"] = generations
     return after

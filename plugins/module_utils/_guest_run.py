@@ -88,7 +88,7 @@ class Result:
 
 
 class Sources:
-    """Runners of guests by their sources: every flake is resolved once and evaluated once, whatever the number of guests."""
+    """Runners of guests by their sources: every flake is resolved and evaluated once, whatever the number of guests."""
 
     def __init__(self, paths: Paths, commands: Commands, limits: Limits, *, keep: bool) -> None:
         self.paths = paths
@@ -101,7 +101,7 @@ class Sources:
     def targets(self, wishes: t.Iterable[GuestWish], host: Host) -> dict[str, Target | FleetError]:
         """The target, or the error, of each guest that needs a runner in this run."""
         answers: dict[str, Target | FleetError] = {}
-        unknown: dict[str, list[GuestWish]] = {}
+        unknown: dict[_nix.Flake, list[GuestWish]] = {}
         for wish in wishes:
             guest = host.guest(wish.name)
             try:
@@ -117,12 +117,14 @@ class Sources:
                 flake = self._flake(source.flake, wish)
                 if isinstance(flake, FleetError):
                     answers[wish.name] = flake
-                elif guest.record is not None and planner.unchanged(guest, source.flake, flake.identity):
-                    answers[wish.name] = _recorded(guest)
+                    continue
+                recorded = planner.recorded(guest, source.flake, flake.identity)
+                if recorded is not None:
+                    answers[wish.name] = recorded
                 else:
-                    unknown.setdefault(source.flake, []).append(wish)
-        for reference, some in unknown.items():
-            answers.update(self._evaluated(reference, some))
+                    unknown.setdefault(flake, []).append(wish)
+        for flake, some in unknown.items():
+            answers.update(self._evaluated(flake, some))
         return answers
 
     def _flake(self, reference: str, wish: GuestWish) -> _nix.Flake | FleetError:
@@ -136,31 +138,17 @@ class Sources:
             return FleetError(flake.seen, subject=wish.subject, field="flake", hint=flake.hint)
         return flake
 
-    def _evaluated(self, reference: str, wishes: t.Sequence[GuestWish]) -> dict[str, Target | FleetError]:
-        flake = self._flakes[reference]
-        assert isinstance(flake, _nix.Flake)
-        names = [wish.name for wish in wishes if (reference, wish.name) not in self._targets]
+    def _evaluated(self, flake: _nix.Flake, wishes: t.Sequence[GuestWish]) -> dict[str, Target | FleetError]:
+        names = [wish.name for wish in wishes if (flake.reference, wish.name) not in self._targets]
         if names:
             answers = _nix.evaluate(self.commands, flake, names, timeout=self.limits.evaluate, keep=self.keep)
             for name, answer in answers.items():
-                self._targets[reference, name] = (
-                    Target(runner=answer.runner, source=answer.derivation, flake=reference, locked=flake.identity)
+                self._targets[flake.reference, name] = (
+                    Target(runner=answer.runner, source=answer.derivation, flake=flake.reference, locked=flake.identity)
                     if isinstance(answer, _nix.Evaluated)
                     else answer
                 )
-        return {wish.name: self._targets[reference, wish.name] for wish in wishes}
-
-
-def _recorded(guest: Guest) -> Target:
-    """The target that the guest's record already knows, its flake being the same."""
-    record = guest.record
-    assert record is not None and record.runner is not None
-    return Target(
-        runner=planner.runner_of_dict(record.facts[record.runner]),
-        source=record.runner,
-        flake=record.flake,
-        locked=record.locked,
-    )
+        return {wish.name: self._targets[flake.reference, wish.name] for wish in wishes}
 
 
 def converge(
@@ -195,7 +183,8 @@ def converge(
         with _locks(paths, plans, leftovers, limits, exclusive=prune and all_guests):
             host = observe(paths, commands)
             plans = _plans(wishes, host, sources, prune=prune)
-            outcomes = _apply(paths, commands, host, plans, limits, host.leftovers if all_guests else ())
+            work = Apply(paths, commands, build_timeout=limits.build)
+            outcomes = _apply(work, paths, host, plans, host.leftovers if all_guests else ())
             _report(result, host, observe(paths, commands, names), plans, outcomes, check=check)
     for entry in leftovers:
         result.changed = True
@@ -216,7 +205,9 @@ def _plans(wishes: t.Sequence[GuestWish], host: Host, sources: Sources, *, prune
     wished = {wish.name for wish in wishes}
     everything = list(wishes)
     if prune:
-        everything += [absent(name) for name, guest in sorted(host.guests.items()) if name not in wished and _prunable(guest)]
+        everything += [
+            absent(name) for name, guest in sorted(host.guests.items()) if name not in wished and _prunable(guest)
+        ]
     targets = sources.targets(everything, host)
     plans = []
     for wish in everything:
@@ -236,7 +227,7 @@ def _prunable(guest: Guest) -> bool:
 def _locks(
     paths: Paths, plans: t.Sequence[GuestPlan], leftovers: t.Sequence[str], limits: Limits, *, exclusive: bool
 ) -> t.Iterator[None]:
-    """The host's lock, and that of each guest that is to change, in the order of names: no two runs wait in a circle."""
+    """The host's lock, and those of guests that are to change, in the order of names: no two runs wait in a circle."""
     names = {plan.name for plan in plans if plan.steps}
     names.update(entry[len(_files.TEMPORARY) :].rpartition(".")[0] for entry in leftovers)
     _raise_file_limit(len(names) + 64)
@@ -262,9 +253,8 @@ def _raise_file_limit(needed: int) -> None:
 
 
 def _apply(
-    paths: Paths, commands: Commands, host: Host, plans: t.Sequence[GuestPlan], limits: Limits, leftovers: t.Sequence[str]
+    work: Apply, paths: Paths, host: Host, plans: t.Sequence[GuestPlan], leftovers: t.Sequence[str]
 ) -> dict[str, Outcome]:
-    work = Apply(paths, commands, host, build_timeout=limits.build)
     planned = [plan for plan in plans if plan.error is None and plan.steps]
     work.prepare(planned)
     # A runner that was only a path says what it is once it is on the host: the rest is planned with that.

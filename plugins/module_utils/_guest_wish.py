@@ -148,9 +148,17 @@ def read_wish(entry: t.Mapping[str, t.Any], *, update: str, number: int) -> Gues
         wrong("runner", "given together with flake.", "Give one of the two.")
     if flake is not None:
         for seen in flake_faults(flake):
-            wrong("flake", seen, "Give a reference such as git+https://HOST/REPOSITORY, github:OWNER/NAME or /ABSOLUTE/PATH.")
+            wrong(
+                "flake",
+                seen,
+                "Give a reference such as git+https://HOST/REPOSITORY, github:OWNER/NAME or /ABSOLUTE/PATH.",
+            )
     if runner is not None and not is_store_path(runner):
-        wrong("runner", f"{runner!r} is no path of a package in /nix/store.", "Give the output path that the build printed.")
+        wrong(
+            "runner",
+            f"{runner!r} is no path of a package in /nix/store.",
+            "Give the output path that the build printed.",
+        )
     for option, least, most in (
         ("keep_generations", 1, GENERATIONS_LIMIT),
         ("start_timeout", 1, TIMEOUT_LIMIT),
@@ -164,7 +172,9 @@ def read_wish(entry: t.Mapping[str, t.Any], *, update: str, number: int) -> Gues
         wrong("protect", f"the guest is protected, and its state is to be {state}.", "Set protect to false first.")
     if entry.get("purge") and state != "absent":
         wrong("purge", f"is only for state absent, not {state}.", "Leave it out.")
-    interfaces = tuple(_interface(given, position, wrong) for position, given in enumerate(entry.get("interfaces") or ()))
+    interfaces = tuple(
+        _interface(given, position, wrong) for position, given in enumerate(entry.get("interfaces") or ())
+    )
     if errors:
         raise _Wrong(errors)
     labels = entry.get("labels")
@@ -234,7 +244,11 @@ def _interface(given: t.Mapping[str, t.Any], position: int, wrong: t.Callable[[s
     if mac is not None:
         mac = mac.lower()
         if _MAC.fullmatch(mac) is None:
-            wrong(f"{option}.mac", f"{mac!r} is no MAC address.", "Give six pairs of hexadecimal digits, such as 02:00:00:00:00:01.")
+            wrong(
+                f"{option}.mac",
+                f"{mac!r} is no MAC address.",
+                "Give six pairs of hexadecimal digits, such as 02:00:00:00:00:01.",
+            )
         elif int(mac[:2], 16) & 1:
             wrong(f"{option}.mac", f"{mac!r} is a group address.", "Clear the lowest bit of its first byte.")
     addresses = []
@@ -242,7 +256,11 @@ def _interface(given: t.Mapping[str, t.Any], position: int, wrong: t.Callable[[s
         try:
             addresses.append(str(ipaddress.ip_interface(address).ip))
         except ValueError:
-            wrong(f"{option}.addresses[{place}]", f"{address!r} is no IP address.", "Give it as 192.0.2.11 or 2001:db8::11.")
+            wrong(
+                f"{option}.addresses[{place}]",
+                f"{address!r} is no IP address.",
+                "Give it as 192.0.2.11 or 2001:db8::11.",
+            )
     return InterfaceWish(id=identity, mac=mac, network=given.get("network"), addresses=tuple(addresses))
 
 

@@ -222,9 +222,7 @@ def reason(error: CommandError) -> str:
     return last_lines(parts[-1], LOG_LINES).strip() if len(parts) > 1 else last_lines(error.stderr, LOG_LINES)
 
 
-def build(
-    commands: Commands, wanted: t.Mapping[str, str], *, timeout: float
-) -> dict[str, CommandError]:
+def build(commands: Commands, wanted: t.Mapping[str, str], *, timeout: float) -> dict[str, CommandError]:
     """Build or fetch everything *wanted* in one process: output path to the derivation that makes it, or to itself.
 
     The answer holds an error for each path that is not valid afterwards; an empty answer is success.
@@ -237,7 +235,7 @@ def build(
     try:
         done = commands.run(argv, timeout=timeout, check=False)
     except CommandError as error:
-        return {path: error for path in invalid(commands, wanted)}
+        return dict.fromkeys(invalid(commands, wanted), error)
     if done.rc == 0:
         return {}
     blamed = broken_derivations(done.stderr)
@@ -257,11 +255,16 @@ def build(
     return errors
 
 
+# Up to Nix 2.28 in one line; later ones say "Cannot build ..." and give the reason in the next.
+_BROKEN = re.compile(
+    r"(?:builder for|build of|Cannot build) '(/nix/store/[^'^]+\.drv)(?:\^[^']*)?'"
+    r"(?:[^\n]* failed|\.\n?\s*Reason: builder)"
+)
+
+
 def broken_derivations(stderr: str) -> tuple[str, ...]:
     """Derivations whose own builder failed, by what ``nix-store --realise`` said (Nix 2.8 to 2.31)."""
-    found = re.findall(
-        r"(?:builder for|build of|Cannot build) '(/nix/store/[^']+\.drv)(?:\^[^']*)?'(?:[^\n]* failed|\.\n?\s*Reason: builder)", stderr
-    )
+    found = _BROKEN.findall(stderr)
     return tuple(dict.fromkeys(found))
 
 

@@ -140,7 +140,17 @@ def journal(commands: Commands, name: str) -> str:
     """The last lines of the guest's journal, console included; empty when it cannot be read."""
     try:
         done = commands.run(
-            ["journalctl", "--unit", unit(name), "--lines", str(JOURNAL_LINES), "--output", "cat", "--no-pager", "--quiet"],
+            [
+                "journalctl",
+                "--unit",
+                unit(name),
+                "--lines",
+                str(JOURNAL_LINES),
+                "--output",
+                "cat",
+                "--no-pager",
+                "--quiet",
+            ],
             timeout=10,
             check=False,
         )

@@ -12,8 +12,8 @@ module: microvm_guest
 short_description: Keep one MicroVM guest of a host
 version_added: 0.1.0
 description:
-  - Creates a NixOS MicroVM if it is missing, as L(microvm.nix,https://microvm-nix.github.io/microvm.nix/) builds it, and
-    leaves one that exists as it is unless an update is asked for.
+  - Creates a NixOS MicroVM if it is missing, as L(microvm.nix,https://microvm-nix.github.io/microvm.nix/) builds it,
+    and leaves one that exists as it is unless an update is asked for.
   - For more than one guest of a host, M(microvm.fleet.microvm_guests) does the same in one call.
 author:
   - microvm.fleet contributors (@microvm-fleet)
@@ -32,16 +32,16 @@ attributes:
 options:
   name:
     description:
-      - Name of the guest. The directory below C(/var/lib/microvms), the instance of C(microvm@.service) and the attribute
-        of C(nixosConfigurations) are the same word. The host name within the guest may differ.
+      - Name of the guest. The directory below C(/var/lib/microvms), the instance of C(microvm@.service) and the
+        attribute of C(nixosConfigurations) are the same word. The host name within the guest may differ.
       - Letters, digits, C(-), C(_) and C(.), beginning with a letter or a digit, 64 characters at most.
     type: str
     required: true
   flake:
     description:
       - Flake whose C(nixosConfigurations) has the guest, as an absolute path or a reference with a scheme.
-      - Used when the guest is missing, or is to be updated. For an update of a guest that exists, the flake that it came
-        from serves when none is given.
+      - Used when the guest is missing, or is to be updated. For an update of a guest that exists, the flake that it
+        came from serves when none is given.
       - Excludes O(runner).
     type: str
   runner:
@@ -88,7 +88,8 @@ options:
     default: false
   protect:
     description:
-      - With V(true), stopping and removing the guest are refused, in this run and in later ones, until a run says V(false).
+      - With V(true), stopping and removing the guest are refused, in this run and in later ones, until a run says
+        V(false).
       - Left as it is when not given.
     type: bool
   start_timeout:
@@ -97,8 +98,8 @@ options:
     type: int
   stop_timeout:
     description:
-      - How long the guest has for a clean stop before it is killed, in seconds. Kept as a setting of its unit, which has
-        150 otherwise.
+      - How long the guest has for a clean stop before it is killed, in seconds. Kept as a setting of its unit, which
+        has 150 otherwise.
     type: int
   labels:
     description:
@@ -106,8 +107,8 @@ options:
     type: dict
   interfaces:
     description:
-      - What the inventory knows of the guest's network interfaces. No two guests may claim the same, and what is said here
-        has to agree with the configuration of the guest.
+      - What the inventory knows of the guest's network interfaces. No two guests may claim the same, and what is said
+        here has to agree with the configuration of the guest.
     type: list
     elements: dict
     suboptions:
@@ -182,18 +183,38 @@ guest:
   type: dict
   returned: always
   contains:
-    name: {description: Name of the guest., type: str, returned: always, sample: web1}
-    exists: {description: Whether the guest is there., type: bool, returned: always, sample: true}
+    name:
+      description: Name of the guest.
+      type: str
+      returned: always
+      sample: web1
+    exists:
+      description: Whether the guest is there.
+      type: bool
+      returned: always
+      sample: true
     owner:
       description:
-        - Who decides about the guest. V(fleet) is this collection, V(nixos) the configuration of the host, V(microvm) the
-          C(microvm) command or a deploy script. V(null) when it does not exist.
+        - Who decides about the guest. V(fleet) is this collection, V(nixos) the configuration of the host, V(microvm)
+          the C(microvm) command or a deploy script. V(null) when it does not exist.
       type: str
       returned: always
       sample: fleet
-    hypervisor: {description: Hypervisor of the runner., type: str, returned: always, sample: cloud-hypervisor}
-    host_name: {description: Host name within the guest., type: str, returned: always, sample: web1}
-    flake: {description: Flake that the guest comes from., type: str, returned: always, sample: "git+https://git.example.org/infra"}
+    hypervisor:
+      description: Hypervisor of the runner.
+      type: str
+      returned: always
+      sample: cloud-hypervisor
+    host_name:
+      description: Host name within the guest.
+      type: str
+      returned: always
+      sample: web1
+    flake:
+      description: Flake that the guest comes from.
+      type: str
+      returned: always
+      sample: "git+https://git.example.org/infra"
     locked:
       description: Revision or content hash of the flake that gave the newest runner.
       type: str
@@ -209,7 +230,11 @@ guest:
       type: str
       returned: always
       sample: /nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-web1
-    staged: {description: Runner that is prepared and not in use., type: str, returned: always, sample: null}
+    staged:
+      description: Runner that is prepared and not in use.
+      type: str
+      returned: always
+      sample: null
     generations:
       description: Runners that are kept, the oldest first, each with number, runner and the time when it was created.
       type: list
@@ -219,18 +244,40 @@ guest:
         - number: 1
           runner: /nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-web1
           created: 1795419492
-    active: {description: Whether the guest runs., type: bool, returned: always, sample: true}
+    active:
+      description: Whether the guest runs.
+      type: bool
+      returned: always
+      sample: true
     unit:
       description: State of the unit, as active_state, sub_state, result and restarts.
       type: dict
       returned: always
       sample: {active_state: active, sub_state: running, result: success, restarts: 0}
-    restart_needed: {description: Whether the guest runs another runner than RV(guest.current)., type: bool, returned: always, sample: false}
-    autostart: {description: Whether the guest starts when the host boots., type: bool, returned: always, sample: true}
-    protect: {description: Whether stopping and removing it is refused., type: bool, returned: always, sample: false}
-    labels: {description: Labels of the guest., type: dict, returned: always, sample: {service: web}}
+    restart_needed:
+      description: Whether the guest runs another runner than RV(guest.current).
+      type: bool
+      returned: always
+      sample: false
+    autostart:
+      description: Whether the guest starts when the host boots.
+      type: bool
+      returned: always
+      sample: true
+    protect:
+      description: Whether stopping and removing it is refused.
+      type: bool
+      returned: always
+      sample: false
+    labels:
+      description: Labels of the guest.
+      type: dict
+      returned: always
+      sample: {service: web}
     interfaces:
-      description: Network interfaces, each with id, type, mac, and for macvtap link and mode. V(null) is not known on the host.
+      description:
+        - Network interfaces, each with id, type, mac, and for macvtap link and mode. V(null) is not known on the
+          host.
       type: list
       elements: dict
       returned: always
@@ -241,8 +288,16 @@ guest:
       elements: dict
       returned: always
       sample: [{image: data.img, size: 1024, mount_point: /data, fs_type: ext4, read_only: false, auto_create: true}]
-    vsock_cid: {description: Context identifier of the guest for vsock., type: int, returned: always, sample: null}
-    can_shutdown: {description: Whether the runner can ask the guest to power off., type: bool, returned: always, sample: true}
+    vsock_cid:
+      description: Context identifier of the guest for vsock.
+      type: int
+      returned: always
+      sample: null
+    can_shutdown:
+      description: Whether the runner can ask the guest to power off.
+      type: bool
+      returned: always
+      sample: true
     problems:
       description: What an operator should look at, a sentence each.
       type: list

@@ -51,18 +51,38 @@ guests:
   elements: dict
   returned: always
   contains:
-    name: {description: Name of the guest., type: str, returned: always, sample: web1}
-    exists: {description: Whether the guest is there., type: bool, returned: always, sample: true}
+    name:
+      description: Name of the guest.
+      type: str
+      returned: always
+      sample: web1
+    exists:
+      description: Whether the guest is there.
+      type: bool
+      returned: always
+      sample: true
     owner:
       description:
-        - Who decides about the guest. V(fleet) is this collection, V(nixos) the configuration of the host, V(microvm) the
-          C(microvm) command or a deploy script. V(null) when it does not exist.
+        - Who decides about the guest. V(fleet) is this collection, V(nixos) the configuration of the host, V(microvm)
+          the C(microvm) command or a deploy script. V(null) when it does not exist.
       type: str
       returned: always
       sample: fleet
-    hypervisor: {description: Hypervisor of the runner., type: str, returned: always, sample: cloud-hypervisor}
-    host_name: {description: Host name within the guest., type: str, returned: always, sample: web1}
-    flake: {description: Flake that the guest comes from., type: str, returned: always, sample: "git+https://git.example.org/infra"}
+    hypervisor:
+      description: Hypervisor of the runner.
+      type: str
+      returned: always
+      sample: cloud-hypervisor
+    host_name:
+      description: Host name within the guest.
+      type: str
+      returned: always
+      sample: web1
+    flake:
+      description: Flake that the guest comes from.
+      type: str
+      returned: always
+      sample: "git+https://git.example.org/infra"
     locked:
       description: Revision or content hash of the flake that gave the newest runner.
       type: str
@@ -78,7 +98,11 @@ guests:
       type: str
       returned: always
       sample: /nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-web1
-    staged: {description: Runner that is prepared and not in use., type: str, returned: always, sample: null}
+    staged:
+      description: Runner that is prepared and not in use.
+      type: str
+      returned: always
+      sample: null
     generations:
       description: Runners that are kept, the oldest first, each with number, runner and the time when it was created.
       type: list
@@ -88,18 +112,40 @@ guests:
         - number: 1
           runner: /nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-web1
           created: 1795419492
-    active: {description: Whether the guest runs., type: bool, returned: always, sample: true}
+    active:
+      description: Whether the guest runs.
+      type: bool
+      returned: always
+      sample: true
     unit:
       description: State of the unit, as active_state, sub_state, result and restarts.
       type: dict
       returned: always
       sample: {active_state: active, sub_state: running, result: success, restarts: 0}
-    restart_needed: {description: Whether the guest runs another runner than RV(guests[].current)., type: bool, returned: always, sample: false}
-    autostart: {description: Whether the guest starts when the host boots., type: bool, returned: always, sample: true}
-    protect: {description: Whether stopping and removing it is refused., type: bool, returned: always, sample: false}
-    labels: {description: Labels of the guest., type: dict, returned: always, sample: {service: web}}
+    restart_needed:
+      description: Whether the guest runs another runner than RV(guests[].current).
+      type: bool
+      returned: always
+      sample: false
+    autostart:
+      description: Whether the guest starts when the host boots.
+      type: bool
+      returned: always
+      sample: true
+    protect:
+      description: Whether stopping and removing it is refused.
+      type: bool
+      returned: always
+      sample: false
+    labels:
+      description: Labels of the guest.
+      type: dict
+      returned: always
+      sample: {service: web}
     interfaces:
-      description: Network interfaces, each with id, type, mac, and for macvtap link and mode. V(null) is not known on the host.
+      description:
+        - Network interfaces, each with id, type, mac, and for macvtap link and mode. V(null) is not known on the
+          host.
       type: list
       elements: dict
       returned: always
@@ -110,8 +156,16 @@ guests:
       elements: dict
       returned: always
       sample: [{image: data.img, size: 1024, mount_point: /data, fs_type: ext4, read_only: false, auto_create: true}]
-    vsock_cid: {description: Context identifier of the guest for vsock., type: int, returned: always, sample: null}
-    can_shutdown: {description: Whether the runner can ask the guest to power off., type: bool, returned: always, sample: true}
+    vsock_cid:
+      description: Context identifier of the guest for vsock.
+      type: int
+      returned: always
+      sample: null
+    can_shutdown:
+      description: Whether the runner can ask the guest to power off.
+      type: bool
+      returned: always
+      sample: true
     problems:
       description: What an operator should look at, a sentence each.
       type: list
@@ -141,7 +195,7 @@ def main() -> t.NoReturn:
         guests = inspect(module.params["names"], paths=Paths(), commands=Commands())
     except FleetError as error:
         module.fail(error)
-    module.exit_json(changed=False, guests=guests)
+    module.finish_one({"changed": False, "guests": guests})
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ module: microvm_guests
 short_description: Keep the MicroVM guests of a host
 version_added: 0.1.0
 description:
-  - Creates NixOS MicroVMs that are missing, as L(microvm.nix,https://microvm-nix.github.io/microvm.nix/) builds them, and
-    leaves those that exist as they are unless an update is asked for.
+  - Creates NixOS MicroVMs that are missing, as L(microvm.nix,https://microvm-nix.github.io/microvm.nix/) builds them,
+    and leaves those that exist as they are unless an update is asked for.
   - Takes all guests of the host at once. A flake is evaluated once for all of its guests, everything that is missing is
     built in one process, and a second run neither evaluates nor builds.
 author:
@@ -40,22 +40,22 @@ options:
     suboptions:
       name:
         description:
-          - Name of the guest. The directory below C(/var/lib/microvms), the instance of C(microvm@.service) and the attribute
-            of C(nixosConfigurations) are the same word. The host name within the guest may differ.
+          - Name of the guest. The directory below C(/var/lib/microvms), the instance of C(microvm@.service) and the
+            attribute of C(nixosConfigurations) are the same word. The host name within the guest may differ.
           - Letters, digits, C(-), C(_) and C(.), beginning with a letter or a digit, 64 characters at most.
         type: str
         required: true
       flake:
         description:
           - Flake whose C(nixosConfigurations) has the guest, as an absolute path or a reference with a scheme.
-          - Used when the guest is missing, or is to be updated. For an update of a guest that exists, the flake that it came
-            from serves when none is given.
+          - Used when the guest is missing, or is to be updated. For an update of a guest that exists, the flake that
+            it came from serves when none is given.
           - Excludes O(guests.runner).
         type: str
       runner:
         description:
-          - Store path of a runner that is built already, C(config.microvm.declaredRunner) of the guest. If it is not in the
-            store of the host, it is fetched from the host's substituters.
+          - Store path of a runner that is built already, C(config.microvm.declaredRunner) of the guest. If it is not
+            in the store of the host, it is fetched from the host's substituters.
           - Used when the guest is missing, or is to be updated.
           - Excludes O(guests.flake).
         type: str
@@ -65,8 +65,8 @@ options:
           - V(started) also starts it if it does not run, and waits until it is up and stays so.
           - V(stopped) creates it if it is missing, and stops it cleanly if it runs.
           - V(restarted) stops it cleanly if it runs, and starts it, in every run.
-          - V(absent) stops it, and removes its directory, settings and garbage collector roots. Its volumes are moved to
-            C(/var/lib/microvms/.kept), unless O(guests.purge) is V(true).
+          - V(absent) stops it, and removes its directory, settings and garbage collector roots. Its volumes are moved
+            to C(/var/lib/microvms/.kept), unless O(guests.purge) is V(true).
         type: str
         choices: [present, started, stopped, restarted, absent]
         default: present
@@ -85,28 +85,31 @@ options:
         choices: [never, stage, activate]
       keep_generations:
         description:
-          - How many runners of the guest to keep, the one in use included. The one in use and the one that runs are kept in
-            any case.
+          - How many runners of the guest to keep, the one in use included. The one in use and the one that runs are
+            kept in any case.
         type: int
         default: 3
       purge:
         description:
-          - Whether O(guests.state=absent) deletes the volumes in the guest's directory too. Volumes elsewhere are never deleted.
+          - Whether O(guests.state=absent) deletes the volumes in the guest's directory too. Volumes elsewhere are
+            never deleted.
         type: bool
         default: false
       protect:
         description:
-          - With V(true), stopping and removing the guest are refused, in this run and in later ones, until a run says V(false).
+          - With V(true), stopping and removing the guest are refused, in this run and in later ones, until a run says
+            V(false).
           - Left as it is when not given.
         type: bool
       start_timeout:
         description:
-          - How long the start of the guest may take, in seconds. Kept as a setting of its unit, which has 150 otherwise.
+          - How long the start of the guest may take, in seconds. Kept as a setting of its unit, which has 150
+            otherwise.
         type: int
       stop_timeout:
         description:
-          - How long the guest has for a clean stop before it is killed, in seconds. Kept as a setting of its unit, which has
-            150 otherwise.
+          - How long the guest has for a clean stop before it is killed, in seconds. Kept as a setting of its unit,
+            which has 150 otherwise.
         type: int
       labels:
         description:
@@ -114,8 +117,8 @@ options:
         type: dict
       interfaces:
         description:
-          - What the inventory knows of the guest's network interfaces. No two guests may claim the same, and what is said here
-            has to agree with the configuration of the guest.
+          - What the inventory knows of the guest's network interfaces. No two guests may claim the same, and what is
+            said here has to agree with the configuration of the guest.
         type: list
         elements: dict
         suboptions:
@@ -200,37 +203,95 @@ results:
   elements: dict
   returned: always
   contains:
-    name: {description: Name of the guest., type: str, returned: always, sample: web1}
-    changed: {description: Whether anything was changed about it., type: bool, returned: always, sample: true}
-    failed: {description: Whether something could not be done., type: bool, returned: always, sample: false}
-    msg: {description: What could not be done and why., type: str, returned: when failed, sample: "guest web1, flake: is empty."}
-    subject: {description: The object that the message is about., type: str, returned: when failed, sample: guest web1}
-    field: {description: The option that the message is about., type: str, returned: when failed, sample: flake}
-    actions: {description: What was done about it., type: list, elements: str, returned: always, sample: ["web1: start"]}
-    killed: {description: The guest did not end within its time and was killed., type: bool, returned: when it was, sample: true}
+    name:
+      description: Name of the guest.
+      type: str
+      returned: always
+      sample: web1
+    changed:
+      description: Whether anything was changed about it.
+      type: bool
+      returned: always
+      sample: true
+    failed:
+      description: Whether something could not be done.
+      type: bool
+      returned: always
+      sample: false
+    msg:
+      description: What could not be done and why.
+      type: str
+      returned: when failed
+      sample: "guest web1, flake: is empty."
+    subject:
+      description: The object that the message is about.
+      type: str
+      returned: when failed
+      sample: guest web1
+    field:
+      description: The option that the message is about.
+      type: str
+      returned: when failed
+      sample: flake
+    actions:
+      description: What was done about it.
+      type: list
+      elements: str
+      returned: always
+      sample: ["web1: start"]
+    killed:
+      description: The guest did not end within its time and was killed.
+      type: bool
+      returned: when it was
+      sample: true
     kept:
       description: Directory to which the volumes of a removed guest were moved.
       type: str
       returned: when there were any
       sample: /var/lib/microvms/.kept/web1-20261123T071200Z
-    left: {description: Volumes outside its directory that were left where they are., type: list, elements: str, returned: when there are any, sample: [/dev/vg0/web1]}
+    left:
+      description: Volumes outside its directory that were left where they are.
+      type: list
+      elements: str
+      returned: when there are any
+      sample: [/dev/vg0/web1]
     guest:
       description: State of the guest after the run. In check mode, as it would be.
       type: dict
       returned: always
       contains:
-        name: {description: Name of the guest., type: str, returned: always, sample: web1}
-        exists: {description: Whether the guest is there., type: bool, returned: always, sample: true}
+        name:
+          description: Name of the guest.
+          type: str
+          returned: always
+          sample: web1
+        exists:
+          description: Whether the guest is there.
+          type: bool
+          returned: always
+          sample: true
         owner:
           description:
-            - Who decides about the guest. V(fleet) is this collection, V(nixos) the configuration of the host, V(microvm) the
-              C(microvm) command or a deploy script. V(null) when it does not exist.
+            - Who decides about the guest. V(fleet) is this collection, V(nixos) the configuration of the host,
+              V(microvm) the C(microvm) command or a deploy script. V(null) when it does not exist.
           type: str
           returned: always
           sample: fleet
-        hypervisor: {description: Hypervisor of the runner., type: str, returned: always, sample: cloud-hypervisor}
-        host_name: {description: Host name within the guest., type: str, returned: always, sample: web1}
-        flake: {description: Flake that the guest comes from., type: str, returned: always, sample: "git+https://git.example.org/infra"}
+        hypervisor:
+          description: Hypervisor of the runner.
+          type: str
+          returned: always
+          sample: cloud-hypervisor
+        host_name:
+          description: Host name within the guest.
+          type: str
+          returned: always
+          sample: web1
+        flake:
+          description: Flake that the guest comes from.
+          type: str
+          returned: always
+          sample: "git+https://git.example.org/infra"
         locked:
           description: Revision or content hash of the flake that gave the newest runner.
           type: str
@@ -246,9 +307,14 @@ results:
           type: str
           returned: always
           sample: /nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-web1
-        staged: {description: Runner that is prepared and not in use., type: str, returned: always, sample: null}
+        staged:
+          description: Runner that is prepared and not in use.
+          type: str
+          returned: always
+          sample: null
         generations:
-          description: Runners that are kept, the oldest first, each with number, runner and the time when it was created.
+          description:
+            - Runners that are kept, the oldest first, each with number, runner and the time when it was created.
           type: list
           elements: dict
           returned: always
@@ -256,18 +322,40 @@ results:
             - number: 1
               runner: /nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-web1
               created: 1795419492
-        active: {description: Whether the guest runs., type: bool, returned: always, sample: true}
+        active:
+          description: Whether the guest runs.
+          type: bool
+          returned: always
+          sample: true
         unit:
           description: State of the unit, as active_state, sub_state, result and restarts.
           type: dict
           returned: always
           sample: {active_state: active, sub_state: running, result: success, restarts: 0}
-        restart_needed: {description: Whether the guest runs another runner than RV(results[].guest.current)., type: bool, returned: always, sample: false}
-        autostart: {description: Whether the guest starts when the host boots., type: bool, returned: always, sample: true}
-        protect: {description: Whether stopping and removing it is refused., type: bool, returned: always, sample: false}
-        labels: {description: Labels of the guest., type: dict, returned: always, sample: {service: web}}
+        restart_needed:
+          description: Whether the guest runs another runner than RV(results[].guest.current).
+          type: bool
+          returned: always
+          sample: false
+        autostart:
+          description: Whether the guest starts when the host boots.
+          type: bool
+          returned: always
+          sample: true
+        protect:
+          description: Whether stopping and removing it is refused.
+          type: bool
+          returned: always
+          sample: false
+        labels:
+          description: Labels of the guest.
+          type: dict
+          returned: always
+          sample: {service: web}
         interfaces:
-          description: Network interfaces, each with id, type, mac, and for macvtap link and mode. V(null) is not known on the host.
+          description:
+            - Network interfaces, each with id, type, mac, and for macvtap link and mode. V(null) is not known on the
+              host.
           type: list
           elements: dict
           returned: always
@@ -277,9 +365,18 @@ results:
           type: list
           elements: dict
           returned: always
-          sample: [{image: data.img, size: 1024, mount_point: /data, fs_type: ext4, read_only: false, auto_create: true}]
-        vsock_cid: {description: Context identifier of the guest for vsock., type: int, returned: always, sample: null}
-        can_shutdown: {description: Whether the runner can ask the guest to power off., type: bool, returned: always, sample: true}
+          sample:
+            - {image: data.img, size: 1024, mount_point: /data, fs_type: ext4, read_only: false, auto_create: true}
+        vsock_cid:
+          description: Context identifier of the guest for vsock.
+          type: int
+          returned: always
+          sample: null
+        can_shutdown:
+          description: Whether the runner can ask the guest to power off.
+          type: bool
+          returned: always
+          sample: true
         problems:
           description: What an operator should look at, a sentence each.
           type: list
