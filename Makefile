@@ -6,10 +6,13 @@ TOOLS := PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m tools
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help lint sanity unit pins clean
+.PHONY: help test lint sanity unit molecule pins clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+test: ## All that CI runs: lint, unit, sanity, molecule
+	@$(TOOLS) test
 
 lint: ## Read the sources: types, style, documentation, YAML, shell
 	@$(TOOLS) lint
@@ -19,6 +22,9 @@ sanity: ## ansible-test sanity on each core that this machine can run
 
 unit: ## Unit tests on each core that this machine can run
 	@$(TOOLS) unit $(ARGS)
+
+molecule: ## Molecule scenarios on real hosts; e.g. ARGS='converge -s net'
+	@$(TOOLS) molecule $(ARGS)
 
 pins: ## Choose the versions of the Python packages anew
 	@$(TOOLS) pins

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +47,13 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     show: bool = False,
+    each: Callable[[str, float], None] | None = None,
     timeout: float | None = None,
 ) -> Done:
-    """Run *argv* and wait, at most *timeout* seconds; *show* passes its output on line by line as it comes.
+    """Run *argv* and wait, at most *timeout* seconds.
 
+    *show* passes its output on line by line as it comes; *each* is called with every line and the seconds since the
+    start.
     *env* is added to the environment.  The program gets its own process group, which ends as a whole on time-out
     or interruption.  Status 124 is a time-out, as of timeout(1); 127 a program that is not there.
     """
@@ -83,6 +86,8 @@ def run(
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line)
+            if each is not None:
+                each(line, time.monotonic() - started)
             if show:
                 sys.stdout.write(line)
                 sys.stdout.flush()

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import tree
@@ -18,16 +19,18 @@ TIMEOUT = 900.0
 
 
 def check(arguments: list[str]) -> list[Check]:
-    """Run pytest on each core; *arguments* go to pytest.  The newest core's run comes last and measures coverage."""
-    checks = []
+    """Run pytest on each core; *arguments* go to pytest.  The newest core's run measures coverage when it has none."""
     place = tree.make("unit")
-    for core in reversed(CORES):
-        name = f"unit {core.name}"
-        if python_for(core) is None:
-            checks.append(skip(name, f"no Python for {core.name} on this machine"))
-            continue
-        checks.append(_pytest(name, core, place, arguments))
+    chosen = [core for core in reversed(CORES) if python_for(core) is not None]
+    for core in chosen:  # before both start at once
+        venv_of(core)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        checks = list(pool.map(lambda core: _pytest(core, place, arguments), chosen))
+    missing = [core for core in CORES if core not in chosen]
+    checks += [skip(f"unit {core.name}", f"no Python for {core.name} on this machine") for core in missing]
     checks.append(_lines(place))
+    for check in checks:
+        print(check.output, flush=True)
     return checks
 
 
@@ -45,7 +48,7 @@ def counts(output: str) -> tuple[int, int, int]:
     return found.get("passed", 0), found.get("failed", 0), found.get("skipped", 0)
 
 
-def _pytest(name: str, core: Core, place: Path, arguments: list[str]) -> Check:
+def _pytest(core: Core, place: Path, arguments: list[str]) -> Check:
     environment = venv_of(core)
     measured = core == primary() and not arguments
     python = environment / "bin" / "python"
@@ -63,15 +66,15 @@ def _pytest(name: str, core: Core, place: Path, arguments: list[str]) -> Check:
         [*runner, "pytest", "-q", "-o", f"cache_dir={work / 'pytest'}", *(arguments or ["tests/unit"])],
         cwd=place,
         env=extra,
-        show=True,
         timeout=TIMEOUT,
     )
+    report = ""
     if measured:
-        run([python, "-m", "coverage", "report"], cwd=place, env=extra, show=True)
+        report = run([python, "-m", "coverage", "report"], cwd=place, env=extra).output
     passed, failed, skipped = counts(done.output)
     if not done.ok and failed == 0:  # an error before any test, or no test at all
         failed = 1
-    return Check(name, done.seconds, passed, failed, skipped, done.output)
+    return Check(f"unit {core.name}", done.seconds, passed, failed, skipped, f"{core.name}:\n{report}{done.output}")
 
 
 def _lines(place: Path) -> Check:
@@ -79,7 +82,6 @@ def _lines(place: Path) -> Check:
     plugins = _count(place / "plugins")
     tests = _count(place / "tests" / "unit")
     text = f"unit test lines {tests}, plugin lines {plugins}, ratio {tests / max(plugins, 1):.2f}"
-    print(text, flush=True)
     return single("unit lines", 0.0, ok=tests >= plugins, output=text)
 
 
