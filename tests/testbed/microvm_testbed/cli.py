@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from . import files, machine, net, outside, supervisor, tree
+from . import cgroup, files, machine, net, outside, supervisor, tree
 from .errors import TestbedError
 from .lab import BOOT_TIMEOUT, UPLINKS, Lab
 
@@ -87,7 +87,8 @@ def dispatch(options: argparse.Namespace) -> None:
     if command == "_boot":
         return supervisor.boot(options.path)
     if command == "_outside":
-        if files.try_lock(options.path) is not None:
+        if files.try_lock(options.path / "outside.lock") is not None:
+            cgroup.enter(cgroup.path_of(f"{options.path.name}-outside"))
             outside.serve()
         return None
     machine.check()

@@ -68,6 +68,11 @@ def try_lock(path: Path) -> int | None:
     return fd
 
 
+# Descriptors of the locks that this process holds. Programs that it runs inherit them, so that
+# a lock is free only when they too have ended, even if this process was killed.
+held: set[int] = set()
+
+
 @contextlib.contextmanager
 def locked(path: Path, *, keep: bool = False) -> Iterator[None]:
     """Hold an exclusive flock(2) on the file; remove the file at the end unless ``keep``.
@@ -85,9 +90,11 @@ def locked(path: Path, *, keep: bool = False) -> Iterator[None]:
             if os.path.samestat(os.fstat(fd), os.stat(path)):
                 break
         os.close(fd)
+    held.add(fd)
     try:
         yield
     finally:
+        held.discard(fd)
         if not keep:
             path.unlink(missing_ok=True)
             remove_empty(path.parent)

@@ -24,7 +24,7 @@ PROGRAMS = ("ssh", "scp", "sftp")
 BOOT_TIMEOUT = 120.0
 DOWN_TIMEOUT = 30.0
 # Sets up a namespace and gives it its name last, so that a namespace with a name is whole.
-MAKE_NETNS = 'ip -batch - && mount --bind /proc/self/ns/net "$1"'
+MAKE_NETNS = 'ip -batch "$1" && mount --bind /proc/self/ns/net "$2"'
 
 
 def labs_dir() -> Path:
@@ -191,17 +191,15 @@ class Lab:
     def make_netns(self, spec: Spec) -> None:
         if mounted(self.netns):
             return
+        batch = self.runtime / "netns.batch"
+        files.write_atomic(batch, net.netns_batch(spec.subnet))
         self.netns.touch()
-        machine.run(
-            ["unshare", "--net", "--", "sh", "-c", MAKE_NETNS, "sh", str(self.netns)],
-            timeout=30,
-            text=net.netns_batch(spec.subnet),
-        )
+        machine.run(["unshare", "--net", "--", "sh", "-c", MAKE_NETNS, "sh", str(batch), str(self.netns)], timeout=30)
 
     def start_daemons(self, spec: Spec) -> int:
         """Start what does not run; return the number of hosts started."""
         if self.outside_free():
-            self.start(f"{self.name}-outside", ["_outside", str(self.runtime / "outside.lock")], self.state / "outside.log")
+            self.start(f"{self.name}-outside", ["_outside", str(self.runtime)], self.state / "outside.log")
         started = 0
         for host in self.hosts():
             if not host.supervised():
@@ -256,26 +254,33 @@ class Lab:
     def end_processes(self) -> None:
         """Kill what is in the lab's cgroups and what is in its network namespace.
 
-        Nothing is in these but what the lab's commands put there. The namespace's name goes
-        first, so that no wrapper or late daemon can enter it; an open descriptor keeps it, so
-        that its number cannot become another's while processes are compared with it.
+        Nothing is in these but what the lab's commands put there. The wrappers go first, so
+        that nobody enters any more, and the namespace's name goes once it is empty; a second
+        look finds what slipped in between. An open descriptor keeps the namespace, so that
+        its number cannot become another's while processes are compared with it.
         """
+        for program in PROGRAMS:
+            (self.state / "bin" / program).unlink(missing_ok=True)
         netns: int | None = None
         if mounted(self.netns):
             netns = os.open(self.netns, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            self.kill_rounds(netns)
             while mounted(self.netns):
                 machine.run(["umount", "--lazy", str(self.netns)], timeout=10)
-            deadline = time.monotonic() + DOWN_TIMEOUT
-            while left := self.kill_round(netns):
-                if time.monotonic() > deadline:
-                    raise TestbedError(f"lab {self.name}: processes {sorted(left)} do not end")
-                time.sleep(0.05)
+            self.kill_rounds(netns)
         finally:
             if netns is not None:
                 os.close(netns)
         for group in self.cgroups():
             cgroup.end(group, DOWN_TIMEOUT)
+
+    def kill_rounds(self, netns: int | None) -> None:
+        deadline = time.monotonic() + DOWN_TIMEOUT
+        while left := self.kill_round(netns):
+            if time.monotonic() > deadline:
+                raise TestbedError(f"lab {self.name}: processes {sorted(left)} do not end")
+            time.sleep(0.05)
 
     def kill_round(self, netns: int | None) -> set[int]:
         left: set[int] = set()

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+from . import files
 from .errors import TestbedError
 
 # Program: the Debian package that has it.
@@ -31,10 +32,13 @@ def say(text: str) -> None:
     print(f"testbed: {text}", file=sys.stderr, flush=True)
 
 
-def run(command: list[str], *, timeout: float, text: str | None = None) -> str:
+def run(command: list[str], *, timeout: float) -> str:
     """Run a program and return its stdout; its failure is an error that ends with its last lines."""
     try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False,
+            pass_fds=tuple(files.held),
+        )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise TestbedError(f"{' '.join(command)}: not done after {timeout:.0f} s") from error
     except OSError as error:

@@ -117,8 +117,9 @@ def ensure(release: str) -> Path:
         with log.open("wb") as output:
             try:
                 done = subprocess.run(
-                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=BUILD_TIMEOUT, check=False
-                )
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=BUILD_TIMEOUT, check=False,
+                    pass_fds=tuple(files.held),
+                )  # fmt: skip
             except subprocess.TimeoutExpired as error:
                 raise TestbedError(f"{release} tree: not made after {BUILD_TIMEOUT:.0f} s; see {log}") from error
         if done.returncode:
