@@ -40,7 +40,7 @@ let
     path = text vm.declaredRunner.outPath;
     derivation = text vm.declaredRunner.drvPath;
     hypervisor = vm.hypervisor;
-    host_name = try null config.networking.hostName;
+    host_name = try null (config.networking.hostName or null);
     toplevel = null;
     interfaces = map (interface: {
       inherit (interface) id type;
