@@ -230,7 +230,7 @@ def _locks(
     """The host's lock, and those of guests that are to change, in the order of names: no two runs wait in a circle."""
     names = {plan.name for plan in plans if plan.steps}
     names.update(entry[len(_files.TEMPORARY) :].rpartition(".")[0] for entry in leftovers)
-    _raise_file_limit(len(names) + 64)
+    _raise_file_limit()
     with contextlib.ExitStack() as stack:
         for name in ("host", *(f"guest-{name}" for name in sorted(names))):
             what = "host" if name == "host" else name.replace("-", " ", 1)
@@ -245,11 +245,14 @@ def _locks(
         yield
 
 
-def _raise_file_limit(needed: int) -> None:
-    """A lock is an open file, and a session's soft limit of 1024 is less than a host may have guests (getrlimit(2))."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard), hard))
+def _raise_file_limit() -> None:
+    """Let this process and its children have as many open files as they may (getrlimit(2)).
+
+    A lock is an open file, and Nix opens some for each derivation that it builds: the soft limit of a session, 1024,
+    ends a build of some hundred guests with "Too many open files".
+    """
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _apply(
