@@ -17,14 +17,16 @@ from .lab import BOOT_TIMEOUT, UPLINKS, Lab
 
 
 def parser() -> argparse.ArgumentParser:
-    main = argparse.ArgumentParser(prog="testbed", description="Systemd hosts for tests, in network namespaces of their own.")
+    main = argparse.ArgumentParser(prog="testbed", description="Systemd hosts for tests, in namespaces of their own.")
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
     lab = argparse.ArgumentParser(add_help=False)
     lab.add_argument("--lab", default="lab", metavar="NAME", help="the lab (default: lab)")
     host = argparse.ArgumentParser(add_help=False, parents=[lab])
     host.add_argument("host", metavar="HOST", help="LAB-NUMBER, or only the number")
     waiting = argparse.ArgumentParser(add_help=False)
-    waiting.add_argument("--timeout", type=float, default=BOOT_TIMEOUT, metavar="SECONDS", help="(default: %(default).0f)")
+    waiting.add_argument(
+        "--timeout", type=float, default=BOOT_TIMEOUT, metavar="SECONDS", help="(default: %(default).0f)"
+    )
     waiting.add_argument(
         "--ssh-only", action="store_true", help="wait only for SSH, not until systemd has started all that is enabled"
     )
@@ -54,79 +56,100 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
-def status(lab: Lab, as_json: bool) -> None:
+def rows(lab: Lab) -> list[dict[str, object]]:
+    """What there is to say about each host of the lab."""
     spec = lab.need()
-    rows: list[dict[str, object]] = []
+    found: list[dict[str, object]] = []
     for host in lab.hosts():
-        machine_ = host.machine()
-        rows.append(
+        booted = host.machine()
+        found.append(
             {
                 "host": host.name,
-                "state": host.system_state() if machine_ else "off",
+                "state": host.system_state() if booted else "off",
                 "ipv4": spec.subnet.host_ipv4(host.number),
                 "ipv6": spec.subnet.host_ipv6(host.number),
                 "release": spec.release,
                 "uplink": spec.uplink,
-                "boots": machine_.boots if machine_ else None,
+                "boots": booted.boots if booted else None,
                 "pid": host.leader(),
             }
         )
-    if as_json:
-        print(json.dumps(rows, indent=1))
-        return
-    table = [[key.upper() for key in rows[0]], *([str(v if v is not None else "-") for v in row.values()] for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    for line in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return found
 
 
-def dispatch(options: argparse.Namespace) -> None:
-    command: str = options.command
+def table(found: list[dict[str, object]]) -> str:
+    """Rows in columns under their names."""
+    lines = [[key.upper() for key in found[0]]]
+    lines += [["-" if value is None else str(value) for value in row.values()] for row in found]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def run_part(command: str, path: Path) -> None:
+    """Be one of the testbed's own processes."""
     if command == "_supervise":
-        return supervisor.supervise(options.path)
-    if command == "_boot":
-        return supervisor.boot(options.path)
-    if command == "_outside":
-        if files.try_lock(options.path / "outside.lock") is not None:
-            cgroup.enter(cgroup.path_of(f"{options.path.name}-outside"))
-            outside.serve()
-        return None
-    machine.check()
-    if command == "prepare":
-        machine.install_packages()
-        for release in [options.release] if options.release else tree.RELEASES:
-            print(tree.ensure(release))
-        return None
-    if command in {"up", "down", "status", "inventory"}:
-        lab = Lab(options.lab)
-        if command == "up":
+        supervisor.supervise(path)
+    elif command == "_boot":
+        supervisor.boot(path)
+    elif files.try_lock(path / "outside.lock") is not None:
+        cgroup.enter(cgroup.path_of(f"{path.name}-outside"))
+        outside.serve()
+
+
+def run_lab(options: argparse.Namespace) -> None:
+    """Run a command that is about a lab."""
+    lab = Lab(options.lab)
+    match options.command:
+        case "up":
             lab.up(hosts=options.hosts, release=options.release, uplink=options.uplink)
-        elif command == "down":
+        case "down":
             lab.down()
-        elif command == "status":
-            status(lab, options.json)
-        else:
+        case "status":
+            print(json.dumps(rows(lab), indent=1) if options.json else table(rows(lab)))
+        case "inventory":
             print(lab.access().inventory(), end="")
-        return None
+
+
+def run_host(options: argparse.Namespace) -> None:
+    """Run a command that is about a host."""
     name, number = net.split_host(options.host, options.lab)
     lab = Lab(name)
     host = lab.existing_host(number)
-    if command == "ssh":
-        replace_with([str(host.ssh), host.name, *options.arguments])
-    elif command == "exec":
-        replace_with(host.exec_command(options.arguments or ["sh"]))
-    elif command == "reboot":
-        print(lab.reboot(number, hard=options.hard, timeout=options.timeout, settled=not options.ssh_only))
-    elif command == "wait":
-        print(host.wait(timeout=options.timeout, settled=not options.ssh_only))
-    elif command == "log":
-        if options.console:
+    rest: list[str] = getattr(options, "arguments", [])
+    if rest[:1] == ["--"]:
+        rest = rest[1:]
+    match options.command:
+        case "ssh":
+            replace_with([str(host.ssh), host.name, *rest])
+        case "exec":
+            replace_with(host.exec_command(rest or ["sh"]))
+        case "reboot":
+            print(lab.reboot(number, hard=options.hard, timeout=options.timeout, settled=not options.ssh_only))
+        case "wait":
+            print(host.wait(timeout=options.timeout, settled=not options.ssh_only))
+        case "log" if options.console or "--console" in rest:
             replace_with(["cat", str(host.directory / "console.log")])
-        journalctl = ["journalctl", "--no-pager", *options.arguments]
-        if host.machine():
-            replace_with(host.exec_command(journalctl))
-        replace_with([*journalctl, "--directory", str(host.directory / "upper/var/log/journal")])
-    return None
+        case "log":
+            journalctl = ["journalctl", "--no-pager", *rest]
+            if host.machine():
+                replace_with(host.exec_command(journalctl))
+            replace_with([*journalctl, "--directory", str(host.directory / "upper/var/log/journal")])
+
+
+def dispatch(options: argparse.Namespace) -> None:
+    """Run the command that was asked for."""
+    if options.command.startswith("_"):
+        run_part(options.command, options.path)
+        return
+    machine.check()
+    if options.command == "prepare":
+        machine.install_packages()
+        for release in [options.release] if options.release else tree.RELEASES:
+            print(tree.ensure(release))
+    elif "host" in options:
+        run_host(options)
+    else:
+        run_lab(options)
 
 
 def replace_with(command: list[str]) -> None:
@@ -139,6 +162,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         dispatch(parser().parse_args(arguments))
     except TestbedError as error:
+        print(f"testbed: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output has had enough of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
         print(f"testbed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -16,8 +16,12 @@ from . import cgroup, files, process
 from .errors import TestbedError
 from .process import ProcessId
 
-ENVIRONMENT = ["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-               "HOME=/root", "LANG=C.UTF-8", "TERM=dumb"]  # fmt: skip
+ENVIRONMENT = (
+    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME=/root",
+    "LANG=C.UTF-8",
+    f"TERM={os.environ.get('TERM', 'dumb')}",
+)
 
 
 @dataclass(frozen=True)
@@ -46,14 +50,9 @@ class Host:
         return self.cgroup / f"boot-{machine.boots}"
 
     def supervised(self) -> bool:
-        """Whether a supervisor runs: it holds the lock for as long as it lives."""
-        if not self.directory.is_dir():
-            return False
-        fd = files.try_lock(self.directory / "lock")
-        if fd is None:
-            return True
-        os.close(fd)
-        return False
+        """Whether a supervisor runs."""
+        found = ProcessId.from_json(files.read_json(self.directory / "supervisor.json"))
+        return found is not None and found.alive()
 
     def machine(self) -> Machine | None:
         """The boot that runs now."""
@@ -79,12 +78,17 @@ class Host:
         if leader is None:
             raise TestbedError(f"host {self.name}: is not running; start it with: testbed up")
         namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
-        return ["nsenter", "--target", str(leader), *namespaces, "--", *ENVIRONMENT, *command]
+        return ["nsenter", "--target", str(leader), *namespaces, "--", "env", "-i", *ENVIRONMENT, *command]
 
     def run(self, command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
         """Run a command in the host without ssh; its status is the caller's to judge."""
         return subprocess.run(
-            self.exec_command(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
+            self.exec_command(command),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
 
     def system_state(self, timeout: float = 10.0, *, wait: bool = False) -> str:
@@ -132,14 +136,13 @@ class Host:
             machine = self.machine()
             if machine is None or machine.boots <= after_boots:
                 if not self.supervised():
-                    time.sleep(0.3)
-                    if not self.supervised():
-                        raise TestbedError(f"host {self.name}: ended; its console ends with:\n{self.console_tail()}")
+                    raise TestbedError(f"host {self.name}: ended; its console ends with:\n{self.console_tail()}")
             else:
                 state = self.system_state(max(1.0, left), wait=True) if settled else "up"
                 if state in {"running", "degraded", "up"} and self.answers_ssh():
                     return state
             time.sleep(0.1)
         raise TestbedError(
-            f"host {self.name}: not up after {timeout:.0f} s (state: {state}); its console ends with:\n{self.console_tail()}"
+            f"host {self.name}: not up after {timeout:.0f} s (state: {state}); "
+            f"its console ends with:\n{self.console_tail()}"
         )

@@ -90,7 +90,9 @@ class Lab:
         return spec
 
     def host(self, number: int) -> Host:
-        return Host(f"{self.name}-{number}", number, self.state / "hosts" / f"{self.name}-{number}", self.state / "bin/ssh")
+        return Host(
+            f"{self.name}-{number}", number, self.state / "hosts" / f"{self.name}-{number}", self.state / "bin/ssh"
+        )
 
     def existing_host(self, number: int) -> Host:
         spec = self.need()
@@ -128,9 +130,9 @@ class Lab:
         with self.lock():
             spec = self.decide(hosts, release, uplink)
             begin = time.monotonic()
-            self.make_files(spec)
+            self.make_files()
             self.make_netns(spec)
-            started = self.start_daemons(spec)
+            started = self.start_daemons()
             for host in self.hosts():
                 state = host.wait(timeout=BOOT_TIMEOUT)
                 if state != "running":
@@ -169,7 +171,7 @@ class Lab:
             files.write_json(self.state / "lab.json", spec.to_json())
         return spec
 
-    def make_files(self, spec: Spec) -> None:
+    def make_files(self) -> None:
         """Keys first, then what names them."""
         (self.state / "bin").mkdir(exist_ok=True)
         (self.runtime / "cp").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -196,7 +198,7 @@ class Lab:
         self.netns.touch()
         machine.run(["unshare", "--net", "--", "sh", "-c", MAKE_NETNS, "sh", str(batch), str(self.netns)], timeout=30)
 
-    def start_daemons(self, spec: Spec) -> int:
+    def start_daemons(self) -> int:
         """Start what does not run; return the number of hosts started."""
         if self.outside_free():
             self.start(f"{self.name}-outside", ["_outside", str(self.runtime)], self.state / "outside.log")
@@ -204,7 +206,7 @@ class Lab:
         for host in self.hosts():
             if not host.supervised():
                 child = self.start(host.name, ["_supervise", str(host.directory)], host.directory / "supervisor.log")
-                wait_for_lock(host, child)
+                wait_for_supervisor(host, child)
                 started += 1
         return started
 
@@ -311,11 +313,11 @@ class Lab:
         return host.wait(timeout=timeout, after_boots=before.boots, settled=settled)
 
 
-def wait_for_lock(host: Host, child: subprocess.Popen[bytes]) -> None:
-    """Wait until the supervisor that was just started holds its lock."""
+def wait_for_supervisor(host: Host, child: subprocess.Popen[bytes]) -> None:
+    """Wait until the host has a supervisor: the one just started or, if it was late, one that a killed ``up`` left."""
     deadline = time.monotonic() + 20
     while not host.supervised():
-        if child.poll() is not None or time.monotonic() > deadline:
+        if child.poll() or time.monotonic() > deadline:
             log = (host.directory / "supervisor.log").read_text(errors="replace")
             raise TestbedError(f"host {host.name}: its supervisor did not start:\n" + "\n".join(log.splitlines()[-20:]))
         time.sleep(0.02)

@@ -31,7 +31,8 @@ def check_lab_name(name: str) -> str:
     """Return the name if a lab may have it."""
     if not LAB_NAME.fullmatch(name):
         raise TestbedError(
-            f"lab name {name!r}: must start with a letter and have at most 16 lower-case letters, digits and single hyphens"
+            f"lab name {name!r}: must start with a letter and have at most 16 lower-case letters, digits "
+            f"and single hyphens between them"
         )
     return name
 

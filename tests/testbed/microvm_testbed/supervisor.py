@@ -24,6 +24,7 @@ DEVICES = ("/dev/net/tun", "/dev/kvm", "/dev/vhost-net", "/dev/fuse")
 MERGED = Path("/run/machine")
 NODES = Path("/run/nodes")
 END_TIMEOUT = 30.0
+PRIVATE_MOUNTS = ("unshare", "--mount", "--propagation", "private")
 # What the collection may load, and the option that builds it in: the kernel of a machine
 # may have all of it and no /lib/modules at all, where modprobe(8) then knows nothing.
 BUILT_IN = {
@@ -78,7 +79,7 @@ def supervise(directory: Path) -> None:
         files.write_json(directory / "boots.json", {"boots": boots})
         with (directory / "console.log").open("ab") as console:
             nspawn = subprocess.Popen(
-                ["unshare", "--mount", "--propagation", "private", sys.executable, str(SCRIPT), "_boot", str(directory)],
+                [*PRIVATE_MOUNTS, sys.executable, str(SCRIPT), "_boot", str(directory)],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,

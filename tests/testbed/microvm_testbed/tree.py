@@ -124,7 +124,9 @@ def ensure(release: str) -> Path:
                 raise TestbedError(f"{release} tree: not made after {BUILD_TIMEOUT:.0f} s; see {log}") from error
         if done.returncode:
             last = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-            raise TestbedError(f"{release} tree: mmdebstrap ended with status {done.returncode}; {log} ends with:\n{last}")
+            raise TestbedError(
+                f"{release} tree: mmdebstrap ended with status {done.returncode}; {log} ends with:\n{last}"
+            )
         machine.run(["sync", "--file-system", str(partial)], timeout=300)
         os.rename(partial, tree)
         files.sync_dir(cache_dir())
