@@ -48,6 +48,11 @@ class Step:
 
     guest: str
 
+    @property
+    def changes(self) -> bool:
+        """Whether it counts as a change of the guest, and not as bookkeeping alone."""
+        return True
+
     def words(self) -> str:
         """The step for `actions`, the same in check mode."""
         raise NotImplementedError
@@ -105,9 +110,18 @@ class Forget(Step):
 
 @dataclass(frozen=True)
 class Write(Step):
-    """Write the record of the guest."""
+    """Write the record of the guest.
+
+    With *refresh* it notes only that a newer flake gives the runner that the guest has, so that this is not
+    evaluated again.
+    """
 
     record: Record
+    refresh: bool = False
+
+    @property
+    def changes(self) -> bool:
+        return not self.refresh
 
     def words(self) -> str:
         return f"{self.guest}: write the record"
@@ -215,7 +229,7 @@ class GuestPlan:
 
     def words(self, steps: t.Iterable[Step]) -> list[str]:
         """*steps* for `actions`: what goes without saying beside a creation or a switch is left out."""
-        spoken = list(steps)
+        spoken = [step for step in steps if step.changes]
         if any(isinstance(step, (Create, Switch)) for step in self.steps):
             spoken = [step for step in spoken if not isinstance(step, (Keep, Write, Root, Unstage))]
         return [step.words() for step in spoken]
@@ -417,7 +431,8 @@ def _record(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator[
     if wish.labels is not None:
         after = dataclasses.replace(after, labels=dict(wish.labels))
     if guest.record != after:
-        yield Write(guest.name, record=after)
+        asked = dataclasses.replace(before, protect=after.protect, labels=after.labels)
+        yield Write(guest.name, record=after, refresh=not changing and asked == guest.record)
 
 
 def _housekeeping(wish: GuestWish, guest: Guest, current: str | None) -> t.Iterator[Step]:

@@ -293,9 +293,10 @@ def _report(
         described = describe(before.guest(plan.name))
         now = planner.project(described, plan) if check else describe(after.guest(plan.name))
         error = outcome.error or plan.error
+        changed = any(step.changes for step in steps)
         entry: dict[str, t.Any] = {
             "name": plan.name,
-            "changed": bool(steps),
+            "changed": changed,
             "failed": error is not None,
             "actions": plan.words(steps),
             "guest": now,
@@ -311,7 +312,7 @@ def _report(
             entry["left"] = outcome.left
         result.results.append(entry)
         result.actions += entry["actions"]
-        if steps:
+        if changed:
             result.changed = True
             result.before[plan.name] = _shown(described)
             result.after[plan.name] = _shown(now)
