@@ -335,15 +335,11 @@ let
     )
   );
 
-  nixosSystem = derivation {
+  toplevel = derivation {
     name = "nixos-system-${hostName}-${version}";
     system = "x86_64-linux";
     builder = "/bin/sh";
     args = [ ./builders/system.sh ];
-    outputs = [
-      "out"
-      "disk"
-    ];
     init = ./guest/init;
     inherit boot;
     inherit hostName version;
@@ -357,7 +353,6 @@ let
     ];
     inherit networkTable volumeTable;
   };
-  toplevel = nixosSystem.out;
 
   # --- bin/ --------------------------------------------------------------------
   kernelParams = [
@@ -365,6 +360,11 @@ let
     "reboot=t"
     "panic=-1"
     "quiet"
+    # What an emulated CPU spends much time on.
+    "cryptomgr.notests"
+    "nokaslr"
+    "init_on_alloc=0"
+    "rcupdate.rcu_expedited=1"
     "init=${toplevel}/init"
   ];
 
@@ -431,7 +431,7 @@ let
     "-no-user-config"
     "-no-reboot"
     "-kernel"
-    "${boot}/bzImage"
+    "${boot}/kernel"
     "-initrd"
     "${boot}/initrd"
     "-chardev"
@@ -448,7 +448,7 @@ let
   ]
   ++ optionals storeOnDisk [
     "-drive"
-    "id=store,format=raw,read-only=on,file=${nixosSystem.disk},if=none,aio=threads"
+    "id=store,format=raw,read-only=on,file=${storeDisk},if=none,aio=threads"
     "-device"
     "virtio-blk-pci,drive=store,disable-legacy=on"
   ]
@@ -608,6 +608,7 @@ let
         { }
     );
   scriptNames = builtins.attrNames scripts;
+  storeDisk = optionalString storeOnDisk (builtins.placeholder "store-disk");
 
   scriptPackage = derivation (
     {
@@ -615,8 +616,10 @@ let
       system = "x86_64-linux";
       builder = "/bin/sh";
       args = [ ./builders/scripts.sh ];
-      outputs = scriptNames;
+      outputs = scriptNames ++ optional storeOnDisk "store-disk";
       targets = concatStringsSep " " (map builtins.placeholder scriptNames);
+      inherit storeDisk;
+      toplevel = optionalString storeOnDisk toplevel;
     }
     // builtins.listToAttrs (
       imap (n: script: {
