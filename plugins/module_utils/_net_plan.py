@@ -1,0 +1,815 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From wishes and an observed host to steps: pure functions, no I/O.
+
+Private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import typing as t
+from dataclasses import dataclass, field, replace
+
+from ansible_collections.microvm.fleet.plugins.module_utils import _net_files, _networkd, _nft
+from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
+from ansible_collections.microvm.fleet.plugins.module_utils._net_files import NETWORKD, UNIT_NAME, WAIT_ONLINE, NetPaths
+from ansible_collections.microvm.fleet.plugins.module_utils._net_observe import HostRecord, Link, Observed, Route
+from ansible_collections.microvm.fleet.plugins.module_utils._net_wish import Network, Wishes, check_together, overlap
+
+if t.TYPE_CHECKING:  # pragma: no cover
+    from ansible_collections.microvm.fleet.plugins.module_utils._net_wish import Prefix
+
+ALL_IPV6: t.Final = "net/ipv6/conf/all/forwarding"
+_HOST: t.Final = "networks of the host"
+# Paths are those of a real host; apply puts the root of a unit test before them.
+_PATHS: t.Final = NetPaths()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do.  *words* say it, for ``actions``."""
+
+    words: str
+
+
+@dataclass(frozen=True)
+class WriteFile(Step):
+    """Put *text* at *path*."""
+
+    path: str
+    text: str
+    mode: int = 0o644
+
+
+@dataclass(frozen=True)
+class RemoveFile(Step):
+    """Remove the file *path*."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Systemctl(Step):
+    """Call ``systemctl`` with *arguments*."""
+
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Networkctl(Step):
+    """Call ``networkctl`` with *arguments*."""
+
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DeleteBridge(Step):
+    """Remove the interface *bridge* from the kernel."""
+
+    bridge: str
+
+
+@dataclass(frozen=True)
+class SetKernel(Step):
+    """Set the kernel setting *key*, a path below /proc/sys, if its interface is there."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field of what is, that is not as wished."""
+
+    network: str | None
+    field: str
+    wished: str
+    seen: str
+
+    @property
+    def subject(self) -> str:
+        """The object for a message."""
+        return f"network {self.network}" if self.network else _HOST
+
+    @property
+    def words(self) -> str:
+        """For a message."""
+        return f"wished is {self.wished}, but the host has {self.seen}."
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the host shall be."""
+
+    networks: dict[str, Network] = field(default_factory=dict)
+    record: HostRecord | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    sets: _nft.Sets = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+    uplinks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do."""
+
+    target: Target
+    steps: tuple[Step, ...] = ()
+    orphans: tuple[str, ...] = ()
+    pruned: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    before: dict[str, t.Any] = field(default_factory=dict)
+    after: dict[str, t.Any] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.steps)
+
+    @property
+    def actions(self) -> list[str]:
+        """One line a step."""
+        return [step.words for step in self.steps]
+
+
+def make(wishes: Wishes, observed: Observed, *, prune: bool = False) -> Plan:
+    """The plan.  Raises InvalidWish for a wish that this host cannot have, FleetError for a host that cannot do it."""
+    orphans = tuple(sorted({*observed.networks, *observed.broken} - wishes.names))
+    networks = dict(observed.networks)
+    for name in (*wishes.absent, *(orphans if prune else ())):
+        networks.pop(name, None)
+    networks.update((one.name, one) for one in wishes.present)
+    networks = dict(sorted(networks.items()))
+    if not prune:
+        for name in orphans:
+            if name in observed.broken:
+                raise FleetError(
+                    f"its record, {_PATHS.record(name)}, cannot be read ({observed.broken[name]}).",
+                    subject=f"network {name}",
+                    hint="Wish for the network again, as present or as absent, and the record is made anew.",
+                )
+    _check_host(observed, networks)
+    _check(wishes, networks, observed)
+    target = _target(networks, observed)
+    steps = tuple(_steps(target, observed))
+    return Plan(
+        target=target,
+        steps=steps,
+        orphans=orphans,
+        pruned=orphans if prune else (),
+        warnings=tuple(_warnings(target)),
+        before=picture(observed.networks, observed),
+        after=_predicted(target, observed),
+    )
+
+
+# Checks that need the host.
+
+
+def _check_host(observed: Observed, networks: t.Mapping[str, Network]) -> None:
+    if not networks:
+        return
+    networkd = observed.service(NETWORKD)
+    if networkd.load == "masked" or networkd.enabled.startswith("masked"):
+        raise FleetError(
+            "systemd-networkd, which keeps networks, is masked.",
+            subject=_HOST,
+            hint="Unmask it: systemctl unmask systemd-networkd.service.",
+        )
+    if networkd.load != "loaded":
+        raise FleetError(
+            "systemd-networkd, which keeps networks, is not on this host.",
+            subject=_HOST,
+            hint="Install it (it comes with systemd, or as package systemd-networkd).",
+        )
+
+
+def _check(wishes: Wishes, networks: t.Mapping[str, Network], observed: Observed) -> None:
+    wished = {one.name for one in wishes.present}
+    # Those that are only on the host come first, so that a message is about what was wished.
+    check_together([*(one for name, one in networks.items() if name not in wished), *wishes.present])
+    bridges = {one.bridge: one.name for one in networks.values()}
+    ours = {*bridges, *(one.bridge for one in observed.networks.values())}
+    for network in wishes.present:
+        _check_bridge(network, observed)
+        _check_uplink(network, observed, bridges)
+        _check_space(network, observed, ours)
+    for network in networks.values():
+        for name in network.reach:
+            if name not in networks:
+                raise InvalidWish(
+                    f"there is no network {name}.",
+                    subject=network.subject,
+                    field="reach",
+                    hint="Name networks of this host, or wish for it too.",
+                )
+
+
+def _check_bridge(network: Network, observed: Observed) -> None:
+    link = observed.links.get(network.bridge)
+    if link is None:
+        return
+    if link.kind != "bridge":
+        raise InvalidWish(
+            f"the host has an interface {link.name} of another kind ({link.kind or 'a device'}).",
+            subject=network.subject,
+            field="bridge",
+            hint="Choose another name for the bridge.",
+        )
+    known = any(one.bridge == link.name for one in observed.networks.values())
+    file = f"{_PATHS.networkd}/{_networkd.PREFIX}{network.name}.netdev"
+    if not known and file not in observed.files and network.name not in observed.broken:
+        raise InvalidWish(
+            f"the host has a bridge {link.name} that the collection did not make.",
+            subject=network.subject,
+            field="bridge",
+            hint="Choose another name, or remove that bridge first.",
+        )
+
+
+def _check_uplink(network: Network, observed: Observed, bridges: t.Mapping[str, str]) -> None:
+    uplink = network.uplink
+    if uplink is None:
+        return
+    if uplink in bridges:
+        raise InvalidWish(
+            f"{uplink} is the bridge of network {bridges[uplink]}.",
+            subject=network.subject,
+            field="uplink",
+            hint="Name an interface that has the way out; between networks, use reach.",
+        )
+    if uplink not in observed.links:
+        there = ", ".join(
+            name for name, link in sorted(observed.links.items()) if name not in ("lo", *bridges) and link.kind != "tun"
+        )
+        raise InvalidWish(
+            f"the host has no interface {uplink}.",
+            subject=network.subject,
+            field="uplink",
+            hint=f"It has {there or 'none'}.",
+        )
+
+
+def _check_space(network: Network, observed: Observed, ours: t.Collection[str]) -> None:
+    for prefix in network.prefixes:
+        for link in observed.links.values():
+            if link.name in ours:
+                continue
+            for address in link.addresses:
+                if _overlap(prefix, address.network) and not address.ip.is_link_local:
+                    raise InvalidWish(
+                        f"{prefix} overlaps {address.network}, which interface {link.name} is in.",
+                        subject=network.subject,
+                        field="addresses",
+                        hint="Choose a network that the host is not in.",
+                    )
+        for route in observed.routes:
+            if route.interface not in ours and _conflicts(prefix, route):
+                raise InvalidWish(
+                    f"{prefix} overlaps {route.prefix}, which the host reaches through {route.interface}.",
+                    subject=network.subject,
+                    field="addresses",
+                    hint="Choose a network that the host has no route to.",
+                )
+
+
+def _overlap(one: Prefix, other: Prefix) -> bool:
+    return one.version == other.version and one.overlaps(t.cast("t.Any", other))
+
+
+def _conflicts(prefix: Prefix, route: Route) -> bool:
+    """Whether a route and a network of ours cannot both be.
+
+    A wider one through a gateway can: the longest prefix wins, as for the default route.
+    """
+    return _overlap(prefix, route.prefix) and not (route.gateway and route.prefix.prefixlen < prefix.prefixlen)
+
+
+# What the host shall be.
+
+
+def _target(networks: dict[str, Network], observed: Observed) -> Target:
+    if not networks:
+        return Target()
+    bridges = {one.bridge for one in networks.values()}
+    ours = {*bridges, *(one.bridge for one in observed.networks.values())}
+    record = _record(observed, ours)
+    uplinks: dict[str, tuple[str, ...]] = {}
+    for version, found in observed.ways_out.items():
+        out = tuple(name for name in found if name not in ours)
+        uplinks[version] = out or record.uplinks.get(version, ())
+    record = replace(record, uplinks={key: value for key, value in uplinks.items() if value})
+    sets = _sets(networks, uplinks)
+    settings = _settings(sets, observed, record, ours)
+    kept = {key: record.settings.get(key, observed.settings.get(key)) for key in settings if not _of(key, ours)}
+    record = replace(record, settings={key: value for key, value in kept.items() if value is not None})
+    if settings.get(ALL_IPV6) and record.settings.get(ALL_IPV6) == "0":
+        sets["closed"] = frozenset(("ipv6",))
+    return Target(
+        networks=networks,
+        record=record,
+        files=_target_files(networks, record, sets, settings),
+        sets=sets,
+        settings=settings,
+        uplinks=uplinks,
+    )
+
+
+def _of(key: str, interfaces: t.Collection[str]) -> bool:
+    """Whether setting *key* belongs to one of *interfaces*."""
+    return key.split("/")[3] in interfaces
+
+
+def _record(observed: Observed, ours: t.Collection[str]) -> HostRecord:
+    networkd = observed.service(NETWORKD)
+    record = observed.record
+    if record is None:
+        record = HostRecord(
+            foreign=None if networkd.running else (),
+            networkd_active=networkd.running,
+            networkd_enabled=networkd.boots,
+            wait_online_enabled=observed.service(WAIT_ONLINE).boots,
+        )
+    if record.foreign is not None and not networkd.running:
+        # What is there while networkd is not, something else manages.
+        others = {name for name, link in observed.links.items() if name != "lo" and link.kind != "tun"}
+        record = replace(record, foreign=tuple(sorted({*record.foreign, *(others - set(ours))})))
+    return record
+
+
+def _leads(network: Network, uplinks: t.Mapping[str, tuple[str, ...]], version: str) -> tuple[str, ...]:
+    """The uplinks of *network* for an IP version."""
+    if not (network.nat if version == "4" else network.nat_ipv6):
+        return ()
+    return (network.uplink,) if network.uplink else uplinks.get(version, ())
+
+
+def _sets(networks: t.Mapping[str, Network], uplinks: t.Mapping[str, tuple[str, ...]]) -> _nft.Sets:
+    found: dict[str, set[str]] = {name: set() for name in _nft.SETS}
+    for network in networks.values():
+        bridge = network.bridge
+        found["bridges"].add(bridge)
+        # With br_netfilter loaded, what guests of one bridge say to each other passes here too.
+        found["pairs"].add(f"{bridge} . {bridge}")
+        for name in network.reach:
+            found["pairs"].add(f"{bridge} . {networks[name].bridge}")
+        for version, addresses in (("4", network.ipv4), ("6", network.ipv6)):
+            for uplink in _leads(network, uplinks, version):
+                for address in addresses:
+                    found[f"nat{version}"].add(str(address.network))
+                    found[f"out{version}"].add(f"{bridge} . {address.network} . {uplink}")
+    return {name: frozenset(_single(one) for one in elements) for name, elements in found.items()}
+
+
+def _single(element: str) -> str:
+    """An element as nft prints it: a prefix of one address is that address."""
+    return " . ".join(
+        part[: part.index("/")] if part.endswith(("/32", "/128")) else part for part in element.split(" . ")
+    )
+
+
+def _settings(sets: _nft.Sets, observed: Observed, record: HostRecord, ours: t.Collection[str]) -> dict[str, str]:
+    """Kernel settings, in the order in which they have to be set."""
+    forwards4: set[str] = set()
+    forwards6 = bool(sets["out6"])
+    for element in sets["out4"]:
+        bridge, _, uplink = element.split(" . ")
+        forwards4 |= {bridge, uplink}
+    for element in sets["pairs"]:
+        one, other = element.split(" . ")
+        if one != other:
+            forwards4 |= {one, other}
+            forwards6 = True
+    settings = {}
+    if forwards6 and record.settings.get(ALL_IPV6, observed.settings.get(ALL_IPV6)) != "1":
+        # The kernel forwards IPv6 for all interfaces or none, and one that forwards ignores router advertisements
+        # unless accept_ra is 2 (Documentation/networking/ip-sysctl.rst): the host would lose its own way out.
+        for name in sorted(observed.links):
+            key = f"net/ipv6/conf/{name}/accept_ra"
+            if name != "lo" and name not in ours and (observed.settings.get(key) == "1" or key in record.settings):
+                settings[key] = "2"
+    if forwards6:
+        settings[ALL_IPV6] = "1"
+    settings.update((f"net/ipv4/conf/{name}/forwarding", "1") for name in sorted(forwards4))
+    return settings
+
+
+def _target_files(
+    networks: t.Mapping[str, Network], record: HostRecord, sets: _nft.Sets, settings: t.Mapping[str, str]
+) -> dict[str, str]:
+    files: dict[str, str] = {}
+    if record.foreign is not None:
+        files[_PATHS.manager] = _networkd.MANAGER
+        if record.foreign:
+            files[f"{_PATHS.networkd}/{_networkd.UNMANAGED}"] = _networkd.unmanaged(record.foreign)
+    reached = {name for one in networks.values() for name in one.reach}
+    for network in networks.values():
+        linked = bool(network.reach) or network.name in reached
+        texts = _networkd.files(network, forwards_ipv4=network.nat or linked, forwards_ipv6=network.nat_ipv6 or linked)
+        files.update((f"{_PATHS.networkd}/{name}", text) for name, text in texts.items())
+    files[_PATHS.ruleset] = _nft.RULESET
+    files[_PATHS.loader] = _net_files.LOADER
+    files[_PATHS.sets] = _nft.data(sets)
+    lines = "".join(f"{key} = {value}\n" for key, value in settings.items())
+    files[_PATHS.sysctl] = "# Kept by the Ansible collection microvm.fleet; changes by hand are lost.\n" + lines
+    files[_PATHS.unit] = _net_files.UNIT
+    return files
+
+
+_MODES: t.Final = {_PATHS.loader: 0o755, _PATHS.sets: 0o600}
+
+
+# What is not as it shall be.
+
+
+def differences(target: Target, observed: Observed) -> list[Difference]:
+    """What the kernel has other than wished, in the order in which a message would name it."""
+    found: list[Difference] = []
+    for network in target.networks.values():
+        found += _bridge_differences(network, observed)
+        found += _tap_differences(network, observed)
+    found += _dhcp_differences(target, observed)
+    for name, network in observed.networks.items():
+        gone = name not in target.networks or target.networks[name].bridge != network.bridge
+        taken = any(one.bridge == network.bridge for one in target.networks.values())
+        if gone and not taken and network.bridge in observed.links:
+            found.append(Difference(name, "bridge", f"no interface {network.bridge}", "it"))
+    for key, value in target.settings.items():
+        seen = observed.settings.get(key)
+        if seen != value:
+            found.append(Difference(None, key.replace("/", "."), value, seen or "no such setting"))
+    if target.networks:
+        if observed.table is None:
+            found.append(Difference(None, "nftables", f"table {_nft.FAMILY} {_nft.TABLE}", "none"))
+        else:
+            found += [
+                Difference(None, f"nftables {what}", wished, seen)
+                for what, wished, seen in observed.table.differences(target.sets)
+            ]
+    elif observed.table is not None:
+        found.append(Difference(None, "nftables", f"no table {_nft.TABLE}", "it"))
+    return found
+
+
+def _bridge_differences(network: Network, observed: Observed) -> t.Iterator[Difference]:
+    name = network.name
+    link = observed.links.get(network.bridge)
+    if link is None or link.kind != "bridge":
+        yield Difference(name, "bridge", f"a bridge {network.bridge}", "none")
+        return
+    if not link.up:
+        yield Difference(name, "bridge", f"{network.bridge} up", "it down")
+    if network.mac and link.mac != network.mac:
+        yield Difference(name, "mac", network.mac, link.mac)
+    if network.mtu is not None and link.mtu != network.mtu:
+        yield Difference(name, "mtu", str(network.mtu), str(link.mtu))
+    wished = set(network.addresses)
+    # The kernel gives the bridge a link-local address of its own.
+    seen = {one for one in link.addresses if not one.ip.is_link_local or one in wished}
+    if seen != wished:
+        yield Difference(name, "addresses", _joined(wished), _joined(seen))
+
+
+def _joined(values: t.Iterable[t.Any]) -> str:
+    return ", ".join(sorted(str(one) for one in values)) or "none"
+
+
+def matching_taps(network: Network, observed: Observed) -> list[Link]:
+    """The host's taps that the patterns of *network* match."""
+    return [
+        link
+        for _, link in sorted(observed.links.items())
+        if link.tap and any(overlap(link.name, pattern) for pattern in network.taps)
+    ]
+
+
+def _tap_differences(network: Network, observed: Observed) -> t.Iterator[Difference]:
+    loose = [link.name for link in matching_taps(network, observed) if link.master != network.bridge]
+    if loose:
+        yield Difference(network.name, "taps", f"{', '.join(loose)} in {network.bridge}", "not")
+
+
+def _dhcp_differences(target: Target, observed: Observed) -> t.Iterator[Difference]:
+    # networkd serves once the bridge has a carrier, which the first running guest gives it.
+    wished = [
+        one.name
+        for one in target.networks.values()
+        if one.dhcp and one.bridge in observed.links and observed.links[one.bridge].carrier
+    ]
+    if len(wished) > observed.dhcp_servers:
+        yield Difference(
+            wished[0] if len(wished) == 1 else None,
+            "dhcp",
+            f"a server each for {', '.join(wished)}",
+            f"{observed.dhcp_servers} listening on port 67",
+        )
+
+
+# Steps.
+
+
+def _steps(target: Target, observed: Observed) -> t.Iterator[Step]:
+    """In the order of doing: what must be known after a kill first, what removes that knowledge last."""
+    if not target.networks and not _anything(observed):
+        return
+    for path in observed.leftovers:
+        yield RemoveFile(f"host: remove {path}, left by a run that was interrupted", path)
+    interim = _interim(target, observed)
+    if interim:
+        if observed.record != interim:
+            yield WriteFile("host: record how it was before", _PATHS.host_record, interim.text(), 0o600)
+        for network in target.networks.values():
+            if observed.networks.get(network.name) != network or network.name in observed.broken:
+                yield WriteFile(
+                    f"{network.subject}: record what is wished",
+                    _PATHS.record(network.name),
+                    record_text(network),
+                    0o600,
+                )
+    yield from _file_steps(target, observed)
+    kernel = differences(target, observed)
+    yield from _networkd_steps(target, observed, kernel)
+    for one in kernel:
+        if one.field == "bridge" and one.wished.startswith("no interface"):
+            bridge = observed.networks[t.cast("str", one.network)].bridge
+            yield DeleteBridge(f"{one.subject}: delete bridge {bridge}", bridge)
+    yield from _unit_steps(target, observed, kernel)
+    yield from _restore_steps(target, observed)
+    for name in sorted({*observed.networks, *observed.broken} - set(target.networks)):
+        yield RemoveFile(f"network {name}: forget what was wished", _PATHS.record(name))
+    if target.record is None and observed.record is not None:
+        yield RemoveFile("host: forget how it was before", _PATHS.host_record)
+    elif target.record and target.record != interim:
+        yield WriteFile("host: forget settings that are put back", _PATHS.host_record, target.record.text(), 0o600)
+
+
+def _interim(target: Target, observed: Observed) -> HostRecord | None:
+    """The record while steps are carried out: what is put back is known until it is."""
+    if target.record is None or observed.record is None:
+        return target.record
+    return replace(target.record, settings={**observed.record.settings, **target.record.settings})
+
+
+def record_text(network: Network) -> str:
+    """The record of a network as a file."""
+    return json.dumps(network.options(), indent=1, sort_keys=True) + "\n"
+
+
+def _anything(observed: Observed) -> bool:
+    """Whether anything of the collection's networks is on the host."""
+    return bool(
+        observed.networks
+        or observed.broken
+        or observed.files
+        or observed.record
+        or observed.leftovers
+        or observed.table is not None
+    )
+
+
+def _subject_of(path: str) -> str:
+    name = os.path.basename(path)
+    if name.startswith(_networkd.PREFIX):
+        return f"network {name[len(_networkd.PREFIX) :].split('.')[0]}"
+    return "host"
+
+
+def _file_steps(target: Target, observed: Observed) -> t.Iterator[Step]:
+    for path, text in target.files.items():
+        if observed.files.get(path) != text:
+            verb = "change" if path in observed.files else "write"
+            yield WriteFile(f"{_subject_of(path)}: {verb} {path}", path, text, _MODES.get(path, 0o644))
+    # What the unit's stop needs goes last, with the unit.
+    for path in sorted(set(observed.files) - set(target.files) - set(_UNIT_FILES)):
+        yield RemoveFile(f"{_subject_of(path)}: remove {path}", path)
+
+
+_UNIT_FILES: t.Final = (_PATHS.unit, _PATHS.loader, _PATHS.ruleset, _PATHS.sets, _PATHS.sysctl)
+
+
+def _networkd_steps(target: Target, observed: Observed, kernel: t.Sequence[Difference]) -> t.Iterator[Step]:
+    networkd, wait = observed.service(NETWORKD), observed.service(WAIT_ONLINE)
+    if target.record is None:
+        yield from _networkd_back(observed)
+        return
+    if not networkd.boots:
+        yield Systemctl("host: enable systemd-networkd", ("enable", NETWORKD))
+    # Enabling networkd enables this along with it (Also= of its unit).  Where networkd has no uplink to wait for, it
+    # would hold up the boot until its time runs out.
+    unwanted = target.record.foreign is not None or not target.record.wait_online_enabled
+    if unwanted and (wait.boots or not networkd.boots) and wait.load == "loaded":
+        yield Systemctl("host: let the boot not wait for systemd-networkd", ("disable", WAIT_ONLINE))
+    if not networkd.running:
+        yield Systemctl("host: start systemd-networkd", ("start", NETWORKD))
+        return
+    manager = target.files.get(_PATHS.manager)
+    if manager is not None and observed.files.get(_PATHS.manager) != manager:
+        yield Systemctl("host: restart systemd-networkd with its new settings", ("restart", NETWORKD))
+        return
+    mine = {path for path in {*target.files, *observed.files} if path.startswith(f"{_PATHS.networkd}/")}
+    changed = any(target.files.get(path) != observed.files.get(path) for path in mine)
+    missing = any(one.field == "bridge" and one.seen == "none" for one in kernel)
+    if changed or missing:
+        yield Networkctl("host: let systemd-networkd read its files", ("reload",))
+        return
+    links = links_to_mend(target, observed, kernel)
+    if links:
+        yield Networkctl(f"host: let systemd-networkd configure {', '.join(links)} again", ("reconfigure", *links))
+
+
+def links_to_mend(target: Target, observed: Observed, kernel: t.Sequence[Difference]) -> tuple[str, ...]:
+    """The interfaces that networkd has to configure again to mend *kernel*."""
+    links: dict[str, None] = {}
+    for one in kernel:
+        if one.field in ("bridge", "mac", "mtu", "addresses") and one.network in target.networks:
+            links[target.networks[one.network].bridge] = None
+        elif one.field == "taps" and one.network in target.networks:
+            network = target.networks[one.network]
+            links.update((tap.name, None) for tap in matching_taps(network, observed) if tap.master != network.bridge)
+        elif one.field == "dhcp":
+            links.update((network.bridge, None) for network in target.networks.values() if network.dhcp)
+    return tuple(link for link in links if link in observed.links)
+
+
+def _networkd_back(observed: Observed) -> t.Iterator[Step]:
+    """After the last network: networkd as it was before the first."""
+    record, networkd = observed.record, observed.service(NETWORKD)
+    if record is None or record.networkd_active:
+        if networkd.running and any(path.startswith(f"{_PATHS.networkd}/") for path in observed.files):
+            yield Networkctl("host: let systemd-networkd read its files", ("reload",))
+    elif networkd.running:
+        sockets = ("systemd-networkd.socket",)
+        yield Systemctl("host: stop systemd-networkd", ("stop", *sockets, NETWORKD))
+    if record is None:
+        return
+    if networkd.boots and not record.networkd_enabled:
+        yield Systemctl("host: disable systemd-networkd", ("disable", NETWORKD))
+    if record.wait_online_enabled and not observed.service(WAIT_ONLINE).boots:
+        yield Systemctl("host: let the boot wait for systemd-networkd again", ("enable", WAIT_ONLINE))
+
+
+def _unit_steps(target: Target, observed: Observed, kernel: t.Sequence[Difference]) -> t.Iterator[Step]:
+    unit = observed.service(UNIT_NAME)
+    if not target.networks:
+        there = _PATHS.unit in observed.files
+        if there:
+            yield Systemctl(f"host: stop and disable {UNIT_NAME}", ("disable", "--now", UNIT_NAME))
+        elif observed.table is not None:
+            yield DeleteTable("host: delete the table of nftables")
+        for path in _UNIT_FILES:
+            if path in observed.files:
+                yield RemoveFile(f"host: remove {path}", path)
+        if there:
+            yield Systemctl("host: let systemd read its units", ("daemon-reload",))
+        return
+    if observed.files.get(_PATHS.unit) != target.files[_PATHS.unit] or unit.stale:
+        yield Systemctl("host: let systemd read its units", ("daemon-reload",))
+    if not unit.boots:
+        yield Systemctl(f"host: enable {UNIT_NAME}", ("enable", UNIT_NAME))
+    changed = any(observed.files.get(path) != target.files[path] for path in _UNIT_FILES)
+    wrong = any(one.network is None and one.field.startswith(("nftables", "net.")) for one in kernel)
+    # A bridge that is made anew forwards nothing until it is told to.
+    missing = any(one.field == "bridge" and one.seen == "none" for one in kernel)
+    if changed or wrong or missing or unit.active != "active":
+        yield Systemctl("host: load the table of nftables and open forwarding", ("reload-or-restart", UNIT_NAME))
+
+
+@dataclass(frozen=True)
+class DeleteTable(Step):
+    """Delete the table of nftables without its unit."""
+
+
+def _restore_steps(target: Target, observed: Observed) -> t.Iterator[Step]:
+    """Kernel settings that no network needs any more, put back to what they were."""
+    if observed.record is None:
+        return
+    # The setting for all interfaces comes before those of single ones.
+    for key, value in sorted(observed.record.settings.items(), key=lambda one: one[0] != ALL_IPV6):
+        if key not in target.settings and key in observed.settings and observed.settings[key] != value:
+            yield SetKernel(f"host: set {key.replace('/', '.')} to {value} again", key, value)
+    bridges = {one.bridge for one in target.networks.values()}
+    for bridge in sorted(bridges):
+        key = f"net/ipv4/conf/{bridge}/forwarding"
+        earlier = {one.bridge for one in observed.networks.values()}
+        if key not in target.settings and bridge in earlier and observed.settings.get(key) == "1":
+            yield from _close(key, observed)
+
+
+def _close(key: str, observed: Observed) -> t.Iterator[Step]:
+    """Close forwarding of a bridge, if our settings had opened it."""
+    if f"{key} = 1\n" in observed.files.get(_PATHS.sysctl, ""):
+        yield SetKernel(f"host: set {key.replace('/', '.')} to 0 again", key, "0")
+
+
+def _warnings(target: Target) -> t.Iterator[str]:
+    for network in target.networks.values():
+        for version, wished in (("4", network.nat), ("6", network.nat_ipv6)):
+            if wished and not _leads(network, target.uplinks, version):
+                yield (
+                    f"{network.subject}, uplink: no interface of the host has a default route for IPv{version}, so "
+                    "guests have no way out. Name an uplink, or run again when there is one."
+                )
+
+
+# What is returned.
+
+
+def describe(network: Network, observed: Observed, uplinks: t.Mapping[str, tuple[str, ...]]) -> dict[str, t.Any]:
+    """One network as it is: the wish that was recorded, with what the kernel has where the kernel knows."""
+    link = observed.links.get(network.bridge)
+    exists = link is not None and link.kind == "bridge"
+    ports = sorted(one.name for one in observed.links.values() if one.master == network.bridge)
+    nat = observed.table.sets if observed.table else {}
+    options = network.options()
+    return {
+        **options,
+        "exists": exists,
+        "up": bool(exists and link and link.up),
+        "addresses": [str(one) for one in _order(network, link)] if exists and link else [],
+        "mac": link.mac if exists and link else None,
+        "mtu": link.mtu if exists and link else None,
+        "ports": ports,
+        "nat": bool(network.ipv4) and all(_has(nat, "nat4", one.network) for one in network.ipv4),
+        "nat_ipv6": bool(network.ipv6) and all(_has(nat, "nat6", one.network) for one in network.ipv6),
+        "uplinks": sorted({*_leads(network, uplinks, "4"), *_leads(network, uplinks, "6")}),
+        "problems": [
+            f"{one.field}: {one.words}"
+            for one in (*_bridge_differences(network, observed), *_tap_differences(network, observed))
+        ],
+    }
+
+
+def _has(sets: t.Mapping[str, t.Collection[str]], name: str, prefix: Prefix) -> bool:
+    return _single(str(prefix)) in sets.get(name, ())
+
+
+def _order(network: Network, link: Link) -> list[t.Any]:
+    """The addresses of the bridge, those that were wished first and in that order, link-local ones left out."""
+    there = [one for one in network.addresses if one in link.addresses]
+    return there + [one for one in link.addresses if one not in there and not one.ip.is_link_local]
+
+
+def picture(networks: t.Mapping[str, Network], observed: Observed) -> dict[str, t.Any]:
+    """All networks and what the host does for them: the one half of a diff."""
+    uplinks = observed.record.uplinks if observed.record else {}
+    table = observed.table
+    return {
+        "networks": {name: describe(one, observed, uplinks) for name, one in sorted(networks.items())},
+        "host": {
+            "systemd_networkd": _service_words(observed.service(NETWORKD).running, observed.service(NETWORKD).boots),
+            "unmanaged": list(observed.record.foreign or ()) if observed.record else [],
+            "forwarding": {
+                key.replace("/", "."): value
+                for key, value in sorted(observed.settings.items())
+                if f"{key} = " in observed.files.get(_PATHS.sysctl, "")
+            },
+            "nftables": None if table is None else {name: sorted(table.sets.get(name, ())) for name in _nft.SETS},
+        },
+    }
+
+
+def _service_words(active: bool, boots: bool) -> str:  # noqa: FBT001
+    return f"{'active' if active else 'inactive'}, {'enabled' if boots else 'disabled'}"
+
+
+def _predicted(target: Target, observed: Observed) -> dict[str, t.Any]:
+    """The picture after the steps."""
+    networks = {}
+    for name, network in target.networks.items():
+        was = describe(network, observed, target.uplinks)
+        taps = {one.name for one in matching_taps(network, observed)}
+        networks[name] = {
+            **was,
+            **{key: value for key, value in network.options().items() if key not in ("mac", "mtu")},
+            "exists": True,
+            "up": True,
+            # None is "whatever it becomes": networkd makes a lasting one from the machine's identity.
+            "mac": network.mac or was["mac"],
+            "mtu": network.mtu or was["mtu"] or 1500,
+            "ports": sorted({*was["ports"], *taps}),
+            "problems": [],
+        }
+    host: dict[str, t.Any]
+    if target.record:
+        host = {
+            "systemd_networkd": _service_words(active=True, boots=True),
+            "unmanaged": list(target.record.foreign or ()),
+            "forwarding": {key.replace("/", "."): value for key, value in sorted(target.settings.items())},
+            "nftables": {name: sorted(target.sets.get(name, ())) for name in _nft.SETS},
+        }
+    else:
+        networkd, record = observed.service(NETWORKD), observed.record
+        host = {
+            "systemd_networkd": _service_words(
+                active=networkd.running and (record is None or record.networkd_active),
+                boots=networkd.boots and (record is None or record.networkd_enabled),
+            ),
+            "unmanaged": [],
+            "forwarding": {},
+            "nftables": None,
+        }
+    return {"networks": networks, "host": host}
