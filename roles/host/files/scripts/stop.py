@@ -42,7 +42,7 @@ MISUSED: t.Final = 5
 # TimeoutSec= of microvm@.service, for when systemd does not answer.
 DEFAULT_TIMEOUT: t.Final = 150.0
 # A guest that is shutting down takes no harm from being asked again.
-ASK_AGAIN: t.Final = 10.0
+ASK_AGAIN: t.Final = 5.0
 # A script that waits for the guest, as those of cloud-hypervisor and firecracker do, is left alone for so long.
 SCRIPT_PATIENCE: t.Final = 30.0
 # After a script that ended with an error.
@@ -174,7 +174,10 @@ class Script:
     """One run of the runner's microvm-shutdown, with its standard input held open."""
 
     def __init__(self, path: str, patience: float) -> None:
-        self._process = subprocess.Popen([path], stdin=subprocess.PIPE, start_new_session=True)
+        # What it prints is the control protocol's chatter; what goes wrong it says on standard error.
+        self._process = subprocess.Popen(
+            [path], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+        )
         self._until = time.monotonic() + patience
 
     def done(self) -> bool:
