@@ -6,7 +6,7 @@ TOOLS := PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m tools
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint sanity unit molecule pins clean
+.PHONY: help test lint sanity unit molecule docs dist pins clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -25,6 +25,12 @@ unit: ## Unit tests on each core that this machine can run
 
 molecule: ## Molecule scenarios on real hosts; e.g. ARGS='converge -s net'
 	@$(TOOLS) molecule $(ARGS)
+
+docs: ## The documentation as HTML: build/docs/html
+	@$(TOOLS) docs
+
+dist: ## The archive for Galaxy, installed and used once: build/microvm-fleet-VERSION.tar.gz
+	@$(TOOLS) dist
 
 pins: ## Choose the versions of the Python packages anew
 	@$(TOOLS) pins

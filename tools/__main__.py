@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import lint, machine, pins, sanity, scenarios, suite, unit
+from . import dist, docs, lint, machine, pins, sanity, scenarios, suite, unit
 from .process import ToolError, say
 from .report import Check, save, table
 
@@ -23,6 +23,8 @@ PARTS: dict[str, Callable[[list[str]], list[Check]]] = {
 }
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "venv": lambda names: print(machine.venv_of(machine.core_named(names[0]) if names else machine.primary())),
+    "docs": lambda _: docs.build(),
+    "dist": lambda _: dist.build(),
     "pins": lambda _: pins.renew(),
 }
 
