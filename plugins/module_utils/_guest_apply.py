@@ -232,9 +232,8 @@ class Apply:
     def _remove(self, plan: GuestPlan, step: Remove) -> None:
         outcome = self.outcomes[plan.name]
         directory = self.paths.guest(plan.name)
-        if plan.guest.settings is not None:
-            _files.remove(self.paths.settings(plan.name))
-            self._rmdir(os.path.dirname(self.paths.settings(plan.name)))
+        _files.remove(self.paths.settings(plan.name))
+        self._rmdir(os.path.dirname(self.paths.settings(plan.name)))
         if plan.guest.runner is not None:
             outcome.left = [volume.image for volume in plan.guest.runner.volumes if volume.image.startswith("/")]
         if plan.guest.directory:

@@ -172,6 +172,7 @@ def observe(paths: Paths, commands: Commands, names: t.Iterable[str] | None = No
     roots = frozenset(_entries(paths.microvm_roots))
     rooted = frozenset(_entries(paths.roots))
     known = frozenset(_entries(paths.fleet))
+    littered = {owner for owner in map(litter_of, roots) if owner is not None}
     wanted = found | rooted | known | set(units) if names is None else set(names)
     guests = {
         name: _guest(
@@ -181,6 +182,7 @@ def observe(paths: Paths, commands: Commands, names: t.Iterable[str] | None = No
             unit=units.get(name, Unit()),
             autostart=name in wants,
             roots=roots & {name, f"booted-{name}"},
+            litter=name in littered,
             rooted=name in rooted,
             known=name in known,
             units=drop_ins,
@@ -199,6 +201,14 @@ def _entries(path: str) -> list[str]:
         return os.listdir(path)
     except FileNotFoundError:
         return []
+
+
+def litter_of(entry: str) -> str | None:
+    """The guest of a temporary name among the roots of the microvm command's kind; None for other names."""
+    if not entry.startswith(TEMPORARY):
+        return None
+    name = entry[len(TEMPORARY) :].rpartition(".")[0]
+    return name[len("booted-") :] if name.startswith("booted-") else name
 
 
 _WANT = re.compile(r"microvm@(.+)\.service")
@@ -224,6 +234,7 @@ def _guest(
     roots: frozenset[str],
     rooted: bool,
     known: bool,
+    litter: bool,
     units: set[str],
 ) -> Guest:
     current = read_link(paths.guest(name, "current")) if directory else None
@@ -231,6 +242,8 @@ def _guest(
     text = read_text(paths.known(name, "record.json")) if notes else None
     record = record_of_text(text) if text is not None else None
     links = _entries(paths.root_of(name)) if rooted else []
+    set_up = f"microvm@{name}.service.d" in units
+    drop_ins = _entries(os.path.dirname(paths.settings(name))) if set_up else []
     files: tuple[str, ...] = ()
     flake = toplevel = booted = None
     if directory:
@@ -251,12 +264,12 @@ def _guest(
         known=known,
         generations=_generations(paths, name, links),
         staged=read_link(paths.root_of(name, "staged")) if "staged" in links else None,
-        litter=any(entry.startswith(TEMPORARY) for entry in (*files, *notes, *links)),
+        litter=litter or any(entry.startswith(TEMPORARY) for entry in (*files, *notes, *links, *drop_ins)),
         roots=roots,
         rooted=rooted,
         unit=unit,
         autostart=autostart,
-        settings=read_text(paths.settings(name)) if f"microvm@{name}.service.d" in units else None,
+        settings=read_text(paths.settings(name)) if set_up else None,
         runner=_runner(paths, current, record),
         files=files,
     )

@@ -388,8 +388,12 @@ def _present(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator
 
 
 def _prepare(guest: Guest, target: Target) -> t.Iterator[Step]:
-    """Have the runner on the host, rooted.  Staged once and valid, it is not staged again."""
-    if guest.staged != target.runner.path or target.runner.missing:
+    """Have the runner on the host, rooted.
+
+    The link `staged` is older than the build; only the record, which is written after it, says that it has ended.
+    """
+    built = guest.record is not None and guest.record.runner == target.runner.path
+    if guest.staged != target.runner.path or target.runner.missing or not built:
         yield Stage(guest.name, runner=target.runner.path, source=target.source)
 
 

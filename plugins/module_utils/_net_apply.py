@@ -13,6 +13,7 @@ import contextlib
 import os
 import time
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.microvm.fleet.plugins.module_utils import _files
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
@@ -64,7 +65,9 @@ class Apply:
         left = differences(plan.target, after)
         if left:
             raise self._complaint(left[0], plan.target)
-        return after
+        for step in plan.closing:
+            self.step(step)
+        return replace(after, networks=plan.target.networks, record=plan.target.record)
 
     def step(self, step: Step) -> None:
         """Carry out one step."""

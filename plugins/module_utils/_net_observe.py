@@ -92,7 +92,8 @@ class HostRecord:
 
     *settings* are kernel settings by their path below /proc/sys, with the value that they had.  *foreign* are the
     interfaces that something else manages; None when systemd-networkd ran already, and then its manager has decided.
-    *uplinks* are the interfaces with a default route when last there was one, by IP version.
+    *uplinks* are the interfaces with a default route when last there was one, by IP version.  *pending* is true from
+    before the first step of a run until its end has been seen: a run that finds it so does again what leaves no trace.
     """
 
     settings: dict[str, str] = field(default_factory=dict)
@@ -101,6 +102,7 @@ class HostRecord:
     networkd_enabled: bool = True
     wait_online_enabled: bool = True
     uplinks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    pending: bool = False
 
     def text(self) -> str:
         """The record as a file."""
@@ -113,6 +115,7 @@ class HostRecord:
                     "networkd_enabled": self.networkd_enabled,
                     "wait_online_enabled": self.wait_online_enabled,
                     "uplinks": {key: list(value) for key, value in self.uplinks.items()},
+                    "pending": self.pending,
                 },
                 indent=1,
                 sort_keys=True,
@@ -133,6 +136,7 @@ class HostRecord:
                 networkd_enabled=bool(value["networkd_enabled"]),
                 wait_online_enabled=bool(value["wait_online_enabled"]),
                 uplinks={str(key): tuple(one) for key, one in value["uplinks"].items()},
+                pending=bool(value["pending"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FleetError(

@@ -119,6 +119,8 @@ class Plan:
 
     target: Target
     steps: tuple[Step, ...] = ()
+    # Done when all is seen to be as wished: what forgets.
+    closing: tuple[Step, ...] = ()
     orphans: tuple[str, ...] = ()
     pruned: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -128,12 +130,12 @@ class Plan:
     @property
     def changed(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self.steps)
+        return bool(self.steps or self.closing)
 
     @property
     def actions(self) -> list[str]:
-        """One line a step."""
-        return [step.words for step in self.steps]
+        """One line a step; bookkeeping has no words."""
+        return [step.words for step in (*self.steps, *self.closing) if step.words]
 
 
 def make(wishes: Wishes, observed: Observed, *, prune: bool = False) -> Plan:
@@ -155,10 +157,11 @@ def make(wishes: Wishes, observed: Observed, *, prune: bool = False) -> Plan:
     _check_host(observed, networks)
     _check(wishes, networks, observed)
     target = _target(networks, observed)
-    steps = tuple(_steps(target, observed))
+    steps, closing = _steps(target, observed)
     return Plan(
         target=target,
-        steps=steps,
+        steps=tuple(steps),
+        closing=tuple(closing),
         orphans=orphans,
         pruned=orphans if prune else (),
         warnings=tuple(_warnings(target)),
@@ -299,10 +302,11 @@ def _target(networks: dict[str, Network], observed: Observed) -> Target:
     ours = {*bridges, *(one.bridge for one in observed.networks.values())}
     record = _record(observed, ours)
     uplinks: dict[str, tuple[str, ...]] = {}
-    for version, found in observed.ways_out.items():
-        out = tuple(name for name in found if name not in ours)
-        uplinks[version] = out or record.uplinks.get(version, ())
-    record = replace(record, uplinks={key: value for key, value in uplinks.items() if value})
+    for version in ("4", "6"):
+        if any(not one.uplink and (one.nat if version == "4" else one.nat_ipv6) for one in networks.values()):
+            out = tuple(sorted(name for name in observed.ways_out.get(version, ()) if name not in ours))
+            uplinks[version] = out or record.uplinks.get(version, ())
+    record = replace(record, uplinks={key: value for key, value in uplinks.items() if value}, pending=False)
     sets = _sets(networks, uplinks)
     settings = _settings(sets, observed, record, ours)
     kept = {key: record.settings.get(key, observed.settings.get(key)) for key in settings if not _of(key, ours)}
@@ -512,46 +516,55 @@ def _dhcp_differences(target: Target, observed: Observed) -> t.Iterator[Differen
 # Steps.
 
 
-def _steps(target: Target, observed: Observed) -> t.Iterator[Step]:
-    """In the order of doing: what must be known after a kill first, what removes that knowledge last."""
+def _steps(target: Target, observed: Observed) -> tuple[list[Step], list[Step]]:
+    """What to do, and what to do when it has been seen that all is as wished."""
     if not target.networks and not _anything(observed):
-        return
+        return [], []
+    steps = list(_work(target, observed))
+    closing: list[Step] = [
+        RemoveFile(f"network {name}: forget what was wished", _PATHS.record(name))
+        for name in sorted({*observed.networks, *observed.broken} - set(target.networks))
+    ]
+    if target.record is None:
+        if observed.record is not None:
+            closing.append(RemoveFile("host: forget how it was before the first network", _PATHS.host_record))
+    elif steps or closing or observed.record != target.record:
+        closing.append(WriteFile("", _PATHS.host_record, target.record.text(), 0o600))
+    if not steps and not closing:
+        return [], []
+    # While steps are carried out, the record has both what is wanted and what is still to be put back.
+    interim = target.record or observed.record
+    if interim is not None:
+        known = observed.record.settings if observed.record else {}
+        interim = replace(interim, settings={**known, **interim.settings}, pending=True)
+        if interim != observed.record:
+            words = "" if observed.record else "host: record how it was before the first network"
+            steps.insert(0, WriteFile(words, _PATHS.host_record, interim.text(), 0o600))
+    return steps, closing
+
+
+def _work(target: Target, observed: Observed) -> t.Iterator[Step]:
+    """In the order of doing: the wish first, so that a run after a kill knows of it."""
     for path in observed.leftovers:
         yield RemoveFile(f"host: remove {path}, left by a run that was interrupted", path)
-    interim = _interim(target, observed)
-    if interim:
-        if observed.record != interim:
-            yield WriteFile("host: record how it was before", _PATHS.host_record, interim.text(), 0o600)
-        for network in target.networks.values():
-            if observed.networks.get(network.name) != network or network.name in observed.broken:
-                yield WriteFile(
-                    f"{network.subject}: record what is wished",
-                    _PATHS.record(network.name),
-                    record_text(network),
-                    0o600,
-                )
+    for network in target.networks.values():
+        if observed.networks.get(network.name) != network:
+            words = f"{network.subject}: record what is wished"
+            yield WriteFile(words, _PATHS.record(network.name), record_text(network), 0o600)
     yield from _file_steps(target, observed)
     kernel = differences(target, observed)
     yield from _networkd_steps(target, observed, kernel)
     for one in kernel:
-        if one.field == "bridge" and one.wished.startswith("no interface"):
-            bridge = observed.networks[t.cast("str", one.network)].bridge
+        if one.field == "bridge" and one.network and one.wished.startswith("no interface"):
+            bridge = observed.networks[one.network].bridge
             yield DeleteBridge(f"{one.subject}: delete bridge {bridge}", bridge)
     yield from _unit_steps(target, observed, kernel)
     yield from _restore_steps(target, observed)
-    for name in sorted({*observed.networks, *observed.broken} - set(target.networks)):
-        yield RemoveFile(f"network {name}: forget what was wished", _PATHS.record(name))
-    if target.record is None and observed.record is not None:
-        yield RemoveFile("host: forget how it was before", _PATHS.host_record)
-    elif target.record and target.record != interim:
-        yield WriteFile("host: forget settings that are put back", _PATHS.host_record, target.record.text(), 0o600)
 
 
-def _interim(target: Target, observed: Observed) -> HostRecord | None:
-    """The record while steps are carried out: what is put back is known until it is."""
-    if target.record is None or observed.record is None:
-        return target.record
-    return replace(target.record, settings={**observed.record.settings, **target.record.settings})
+def _pending(observed: Observed) -> bool:
+    """Whether an earlier run was cut off."""
+    return observed.record is not None and observed.record.pending
 
 
 def record_text(network: Network) -> str:
@@ -617,7 +630,12 @@ def _networkd_steps(target: Target, observed: Observed, kernel: t.Sequence[Diffe
         yield Networkctl("host: let systemd-networkd read its files", ("reload",))
         return
     links = links_to_mend(target, observed, kernel)
+    if _pending(observed):
+        bridges = (one.bridge for one in target.networks.values())
+        links = tuple(dict.fromkeys((*links, *(bridge for bridge in bridges if bridge in observed.links))))
     if links:
+        # Of what a run wrote before it was cut off, networkd may not know yet.
+        yield Networkctl("host: let systemd-networkd read its files", ("reload",))
         yield Networkctl(f"host: let systemd-networkd configure {', '.join(links)} again", ("reconfigure", *links))
 
 
@@ -639,7 +657,8 @@ def _networkd_back(observed: Observed) -> t.Iterator[Step]:
     """After the last network: networkd as it was before the first."""
     record, networkd = observed.record, observed.service(NETWORKD)
     if record is None or record.networkd_active:
-        if networkd.running and any(path.startswith(f"{_PATHS.networkd}/") for path in observed.files):
+        ours = any(path.startswith(f"{_PATHS.networkd}/") for path in observed.files)
+        if networkd.running and (ours or _pending(observed)):
             yield Networkctl("host: let systemd-networkd read its files", ("reload",))
     elif networkd.running:
         sockets = ("systemd-networkd.socket",)
@@ -663,7 +682,7 @@ def _unit_steps(target: Target, observed: Observed, kernel: t.Sequence[Differenc
         for path in _UNIT_FILES:
             if path in observed.files:
                 yield RemoveFile(f"host: remove {path}", path)
-        if there:
+        if there or unit.load == "loaded":
             yield Systemctl("host: let systemd read its units", ("daemon-reload",))
         return
     if observed.files.get(_PATHS.unit) != target.files[_PATHS.unit] or unit.stale:
@@ -674,7 +693,7 @@ def _unit_steps(target: Target, observed: Observed, kernel: t.Sequence[Differenc
     wrong = any(one.network is None and one.field.startswith(("nftables", "net.")) for one in kernel)
     # A bridge that is made anew forwards nothing until it is told to.
     missing = any(one.field == "bridge" and one.seen == "none" for one in kernel)
-    if changed or wrong or missing or unit.active != "active":
+    if changed or wrong or missing or _pending(observed) or unit.active != "active":
         yield Systemctl("host: load the table of nftables and open forwarding", ("reload-or-restart", UNIT_NAME))
 
 
