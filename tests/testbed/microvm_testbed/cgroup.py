@@ -15,7 +15,7 @@ from . import files
 from .errors import TestbedError
 
 NAME = "microvm-testbed"
-SLICE = "microvm_testbed.slice"
+SLICE = "system.slice"  # one of our own would outlive its labs
 
 
 def parse_mount(mountinfo: str, kind: str, option: str = "") -> Path | None:

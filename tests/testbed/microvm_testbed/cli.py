@@ -101,7 +101,8 @@ def run_lab(options: argparse.Namespace) -> None:
     lab = Lab(options.lab)
     match options.command:
         case "up":
-            lab.up(hosts=options.hosts, release=options.release, uplink=options.uplink)
+            for host in lab.up(hosts=options.hosts, release=options.release, uplink=options.uplink):
+                print(host.name)
         case "down":
             lab.down()
         case "status":

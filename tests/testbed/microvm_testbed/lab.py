@@ -122,8 +122,11 @@ class Lab:
 
     # -- up
 
-    def up(self, *, hosts: int, release: str | None, uplink: str | None) -> None:
-        """Make the lab have at least so many hosts, all of them up; what is up already is left alone."""
+    def up(self, *, hosts: int, release: str | None, uplink: str | None) -> list[Host]:
+        """Make the lab have at least so many hosts, all of them up; what is up already is left alone.
+
+        Returns the hosts that were started.
+        """
         if not 1 <= hosts <= net.MAX_HOSTS:
             raise TestbedError(f"--hosts {hosts}: must be 1 to {net.MAX_HOSTS}")
         machine.install_packages()
@@ -138,10 +141,8 @@ class Lab:
                 if state != "running":
                     machine.say(f"{host.name} is {state}: {', '.join(host.failed_units()) or 'no unit failed'}")
             count = f"{spec.hosts} host{'s' if spec.hosts > 1 else ''}"
-            if started:
-                machine.say(f"lab {self.name}: {count} up after {time.monotonic() - begin:.1f} s ({started} started)")
-            else:
-                machine.say(f"lab {self.name}: {count} up already")
+            machine.say(f"lab {self.name}: {count} up after {time.monotonic() - begin:.1f} s ({len(started)} started)")
+            return started
 
     def decide(self, hosts: int, release: str | None, uplink: str | None) -> Spec:
         spec = self.spec()
@@ -198,16 +199,16 @@ class Lab:
         self.netns.touch()
         machine.run(["unshare", "--net", "--", "sh", "-c", MAKE_NETNS, "sh", str(batch), str(self.netns)], timeout=30)
 
-    def start_daemons(self) -> int:
-        """Start what does not run; return the number of hosts started."""
+    def start_daemons(self) -> list[Host]:
+        """Start what does not run; return the hosts started."""
         if self.outside_free():
             self.start(f"{self.name}-outside", ["_outside", str(self.runtime)], self.state / "outside.log")
-        started = 0
+        started = []
         for host in self.hosts():
             if not host.supervised():
                 child = self.start(host.name, ["_supervise", str(host.directory)], host.directory / "supervisor.log")
                 wait_for_supervisor(host, child)
-                started += 1
+                started.append(host)
         return started
 
     def outside_free(self) -> bool:
