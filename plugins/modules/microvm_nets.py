@@ -13,7 +13,8 @@ short_description: Keep the networks for the MicroVM guests of a host
 version_added: 0.1.0
 description:
   - Makes bridges for guests with the host's addresses, DHCP, router advertisements and NAT, and puts guests' taps into
-    them, again after each restart of a guest. systemd-networkd keeps them, so they are there at once and after a reboot.
+    them, again after each restart of a guest. systemd-networkd keeps them, so they are there at once and after a
+    reboot.
   - Takes all networks of the host at once, and compares them with each other and with what else the host has before
     anything is changed.
   - Before it says that all is well, it reads back from the kernel what it has made and compares.
