@@ -478,36 +478,30 @@ let
   ++ concatMap qemuInterface interfaces;
 
   runQemu = ''
-    # KVM only where a guest kernel boots on it: a /dev/kvm without the CPU's
-    # own extensions does not.  The kernel arguments and the CPU of the other
-    # case keep the emulated machine from hanging while it calibrates its clock.
+    cpuinfo=$(< /proc/cpuinfo)
+    machine=(-M microvm,acpi=on,mem-merge=on,pcie=on,rtc=on,usb=off)
+    append=${quote (concatStringsSep " " kernelParams)}
     if [ -r /dev/kvm ] && [ -w /dev/kvm ] \
-      && [[ $(< /proc/cpuinfo) =~ (^|[[:space:]])(vmx|svm)([[:space:]]|$) ]]; then
-      machine=(-M microvm,accel=kvm,acpi=on,mem-merge=on,pcie=on,pic=off,pit=off,rtc=on,usb=off
-        -cpu host,+x2apic,-sgx
-        -append ${quote (concatStringsSep " " kernelParams)})
+      && [[ $cpuinfo =~ (^|[[:space:]])(vmx|svm)([[:space:]]|$) ]]; then
+      machine+=(-accel kvm -cpu host,+x2apic,-sgx)
     else
-      machine=(-M microvm,accel=tcg,acpi=on,mem-merge=on,pcie=on,rtc=on,usb=off
-        -cpu qemu64
-        -append ${
-          quote (
-            concatStringsSep " " (
-              kernelParams
-              ++ [
-                "tsc_early_khz=2000000"
-                "no_timer_check"
-                "lpj=4000000"
-              ]
-            )
-          )
-        })
+      # No /dev/kvm, or one that no guest kernel boots on.  Left alone, the kernel
+      # hangs now and then while it measures the clocks of the emulated machine;
+      # so it is told: the TSC is that of the host.  With a clock it can trust and
+      # a timer that never sleeps (arat), an idle guest costs next to nothing.
+      khz=2000000
+      if [[ $cpuinfo =~ 'cpu MHz'[[:space:]]*:\ ([0-9]+)\.([0-9]{3}) ]]; then
+        khz=''${BASH_REMATCH[1]}''${BASH_REMATCH[2]}
+      fi
+      machine+=(-accel tcg -cpu qemu64,+arat)
+      append+=" tsc_early_khz=$khz tsc=reliable no_timer_check lpj=4000000"
     fi
     ${optionalString (vsockCid != null) ''
       if [ -w /dev/vhost-vsock ]; then
         machine+=(-device vhost-vsock-pci,guest-cid=${toString vsockCid})
       fi
     ''}
-    exec -a "microvm@${hostName}" /usr/bin/qemu-system-x86_64 "''${machine[@]}" ${quoteAll qemuArgs}
+    exec -a "microvm@${hostName}" /usr/bin/qemu-system-x86_64 "''${machine[@]}" -append "$append" ${quoteAll qemuArgs}
   '';
 
   runCrash = ''
