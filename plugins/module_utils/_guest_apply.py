@@ -25,7 +25,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils import _files, _nix,
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import read_runner
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import CommandError, FleetError
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import LOOP
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import LOOP, litter_of
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import (
     Autostart,
     Create,
@@ -171,11 +171,19 @@ class Apply:
     def _unstage(self, plan: GuestPlan, _step: Unstage) -> None:
         _files.remove(self.paths.root_of(plan.name, "staged"))
 
-    def _sweep(self, plan: GuestPlan, _step: Sweep) -> None:
-        for directory in (self.paths.guest(plan.name), self.paths.known(plan.name), self.paths.root_of(plan.name)):
+    def _sweep(self, plan: GuestPlan, _step: Step) -> None:
+        name = plan.name
+        for directory in (
+            self.paths.guest(name),
+            self.paths.known(name),
+            self.paths.root_of(name),
+            os.path.dirname(self.paths.settings(name)),
+            self.paths.microvm_roots,
+        ):
             with contextlib.suppress(FileNotFoundError):
                 for entry in os.listdir(directory):
-                    if entry.startswith(_files.TEMPORARY):
+                    ours = directory != self.paths.microvm_roots or name in litter_of(entry)
+                    if ours and entry.startswith(_files.TEMPORARY):
                         _files.remove(os.path.join(directory, entry))
 
     def _keep(self, plan: GuestPlan, step: Keep) -> None:
@@ -232,6 +240,7 @@ class Apply:
     def _remove(self, plan: GuestPlan, step: Remove) -> None:
         outcome = self.outcomes[plan.name]
         directory = self.paths.guest(plan.name)
+        self._sweep(plan, step)
         _files.remove(self.paths.settings(plan.name))
         self._rmdir(os.path.dirname(self.paths.settings(plan.name)))
         if plan.guest.runner is not None:

@@ -172,7 +172,7 @@ def observe(paths: Paths, commands: Commands, names: t.Iterable[str] | None = No
     roots = frozenset(_entries(paths.microvm_roots))
     rooted = frozenset(_entries(paths.roots))
     known = frozenset(_entries(paths.fleet))
-    littered = {owner for owner in map(litter_of, roots) if owner is not None}
+    littered = {name for entry in roots for name in litter_of(entry)}
     wanted = found | rooted | known | set(units) if names is None else set(names)
     guests = {
         name: _guest(
@@ -203,12 +203,13 @@ def _entries(path: str) -> list[str]:
         return []
 
 
-def litter_of(entry: str) -> str | None:
-    """The guest of a temporary name among the roots of the microvm command's kind; None for other names."""
+def litter_of(entry: str) -> frozenset[str]:
+    """The guests to which a temporary name among the microvm command's roots may belong; none for other names."""
     if not entry.startswith(TEMPORARY):
-        return None
+        return frozenset()
     name = entry[len(TEMPORARY) :].rpartition(".")[0]
-    return name[len("booted-") :] if name.startswith("booted-") else name
+    prefix = "booted-"
+    return frozenset((name, name[len(prefix) :])) if name.startswith(prefix) else frozenset((name,))
 
 
 _WANT = re.compile(r"microvm@(.+)\.service")
