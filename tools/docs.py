@@ -30,7 +30,7 @@ def build() -> None:
             target = source / page.relative_to(place)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(page, target)
-    for name in ("conf.py", "index.md"):
+    for name in ("conf.py", "index.md", "ansible.rst"):
         shutil.copy2(SPHINX / name, source / name)
     extra = {
         "PATH": search_path(environment / "bin"),

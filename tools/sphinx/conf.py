@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+from pygments.lexers.special import TextLexer
+from sphinx.highlighting import lexers
+
 project = "microvm.fleet"
 project_copyright = "microvm.fleet contributors"
 extensions = ["myst_parser", "sphinx_antsibull_ext"]
@@ -18,3 +21,5 @@ myst_heading_anchors = 4
 suppress_warnings = ["myst.xref_missing", "toc.not_included"]
 highlight_language = "yaml"
 nitpicky = False
+# Drawings are shown as their code: what draws them is fetched from elsewhere.
+lexers["mermaid"] = TextLexer()
