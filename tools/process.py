@@ -84,13 +84,14 @@ def run(
         timer.start()
     try:
         assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line)
-            if each is not None:
-                each(line, time.monotonic() - started)
-            if show:
-                sys.stdout.write(line)
-                sys.stdout.flush()
+        with process.stdout:
+            for line in process.stdout:
+                lines.append(line)
+                if each is not None:
+                    each(line, time.monotonic() - started)
+                if show:
+                    sys.stdout.write(line)
+                    sys.stdout.flush()
         process.wait()
     except BaseException:
         _end(process)
