@@ -101,7 +101,10 @@ def ensure(release: str) -> Path:
         if tree.is_dir():
             return tree
         partial = cache_dir() / f".{recipe.name}.partial"
+        scratch = cache_dir() / f".{recipe.name}.tmp"
         files.remove_tree(partial)
+        files.remove_tree(scratch)
+        scratch.mkdir()
         source = mirror()
         machine.say(f"making the {release} tree from {source} ({len(recipe.packages)} packages), about a minute")
         begin = time.monotonic()
@@ -118,7 +121,7 @@ def ensure(release: str) -> Path:
             try:
                 done = subprocess.run(
                     command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=BUILD_TIMEOUT, check=False,
-                    pass_fds=tuple(files.held),
+                    pass_fds=tuple(files.held), env={**os.environ, "TMPDIR": str(scratch)},
                 )  # fmt: skip
             except subprocess.TimeoutExpired as error:
                 raise TestbedError(f"{release} tree: not made after {BUILD_TIMEOUT:.0f} s; see {log}") from error
@@ -128,6 +131,7 @@ def ensure(release: str) -> Path:
                 f"{release} tree: mmdebstrap ended with status {done.returncode}; {log} ends with:\n{last}"
             )
         machine.run(["sync", "--file-system", str(partial)], timeout=300)
+        files.remove_tree(scratch)
         os.rename(partial, tree)
         files.sync_dir(cache_dir())
         machine.say(f"made {tree} in {time.monotonic() - begin:.0f} s")
