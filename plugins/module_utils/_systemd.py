@@ -17,6 +17,14 @@ from ansible_collections.microvm.fleet.plugins.module_utils._command import Comm
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import CommandError
 
 JOURNAL_LINES: t.Final = 20
+# The units that prepare a guest's start (nixos-modules/host/default.nix); they follow its own unit down.
+HELPERS: t.Final = (
+    "microvm-set-booted",
+    "microvm-tap-interfaces",
+    "microvm-macvtap-interfaces",
+    "microvm-pci-devices",
+    "microvm-virtiofsd",
+)
 
 _PROPERTIES = (
     "Id",
@@ -104,6 +112,10 @@ def jobs(commands: Commands, verb: str, names: t.Iterable[str], *, timeout: floa
     units = [unit(name) for name in sorted(names)]
     if not units:
         return ""
+    if verb == "stop":
+        # systemctl waits for the units that it names only.  A start in between would find a helper of the last start
+        # still up, and run the guest with the runner and the interfaces of that one.
+        units += [f"{helper}@{name}.service" for name in sorted(names) for helper in HELPERS]
     return commands.run(["systemctl", verb, *units], timeout=timeout, check=False).stderr
 
 
