@@ -32,6 +32,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import (
     Forget,
     GuestPlan,
     Keep,
+    Mark,
     Reload,
     Remove,
     Root,
@@ -114,7 +115,10 @@ class Apply:
             shutil.rmtree(os.path.join(self.paths.guests, entry))
         for plan in plans:
             self.outcomes.setdefault(plan.name, Outcome())
+        for plan in self._with(plans, Mark):
+            self._guarded(plan, self.outcomes[plan.name], self._mark, Mark(plan.name))
         self._stop(self._with(plans, Stop))
+        self._each_or_all(self._autostarts(plans, enable=False), _systemd.disable)
         for plan in plans:
             for step in plan.steps:
                 action = self._ACTIONS.get(type(step))
@@ -123,7 +127,6 @@ class Apply:
         if self._with(plans, Settings) or self._with(plans, Reload) or self._without_settings(plans):
             _systemd.reload(self.commands)
         self._each_or_all(self._autostarts(plans, enable=True), _systemd.enable)
-        self._each_or_all(self._autostarts(plans, enable=False), _systemd.disable)
         self._start(self._with(plans, Start))
 
     def _with(self, plans: t.Sequence[GuestPlan], kind: type[Step]) -> list[GuestPlan]:
@@ -185,6 +188,12 @@ class Apply:
                     ours = directory != self.paths.microvm_roots or name in litter_of(entry)
                     if ours and entry.startswith(_files.TEMPORARY):
                         _files.remove(os.path.join(directory, entry))
+        _files.remove(os.path.join(self.paths.marks, name))
+
+    def _mark(self, plan: GuestPlan, _step: Mark) -> None:
+        os.makedirs(self.paths.marks, mode=0o700, exist_ok=True)
+        with open(os.path.join(self.paths.marks, plan.name), "w", encoding="ascii"):
+            pass
 
     def _keep(self, plan: GuestPlan, step: Keep) -> None:
         os.makedirs(self.paths.root_of(plan.name), mode=0o755, exist_ok=True)
@@ -260,7 +269,15 @@ class Apply:
                 shutil.rmtree(tree)
 
     def _put_aside(self, name: str, directory: str) -> str | None:
-        """Move the state directory among the kept ones in one rename, and leave only data in it."""
+        """Leave only data in the state directory, and move it among the kept ones in one rename."""
+        for entry in os.listdir(directory):
+            path = os.path.join(directory, entry)
+            mode = os.lstat(path).st_mode
+            useless = entry in NO_DATA or entry.startswith(_files.TEMPORARY) or stat.S_ISSOCK(mode)
+            if useless and not stat.S_ISDIR(mode):
+                os.unlink(path)
+        if self._rmdir(directory):
+            return None
         os.makedirs(self.paths.kept, mode=0o700, exist_ok=True)
         base = os.path.join(self.paths.kept, f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
         kept, count = base, 1
@@ -268,15 +285,9 @@ class Apply:
             count += 1
             kept = f"{base}-{count}"
         os.rename(directory, kept)
+        _files.sync_directory(self.paths.kept)
         _files.sync_directory(self.paths.guests)
-        for entry in os.listdir(kept):
-            path = os.path.join(kept, entry)
-            mode = os.lstat(path).st_mode
-            useless = entry in NO_DATA or entry.startswith(_files.TEMPORARY) or stat.S_ISSOCK(mode)
-            if useless and not stat.S_ISDIR(mode):
-                os.unlink(path)
-        _files.sync_directory(kept)
-        return None if self._rmdir(kept) else kept
+        return kept
 
     @staticmethod
     def _rmdir(path: str) -> bool:
@@ -370,6 +381,8 @@ class Apply:
             pending = waiting
             if pending:
                 time.sleep(POLL)
+        for plan in plans:
+            _files.remove(os.path.join(self.paths.marks, plan.name))
 
     def _jobs(self, verb: str, plans: t.Sequence[GuestPlan], *, timeout: float) -> str:
         try:

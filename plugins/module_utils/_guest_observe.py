@@ -110,6 +110,8 @@ class Guest:
     rooted: bool = False
     # A run that was killed left a temporary name somewhere.
     litter: bool = False
+    # A run that was killed had stopped it, to start it again.
+    interrupted: bool = False
     unit: Unit = field(default_factory=Unit)
     autostart: bool = False
     settings: str | None = None
@@ -173,6 +175,7 @@ def observe(paths: Paths, commands: Commands, names: t.Iterable[str] | None = No
     rooted = frozenset(_entries(paths.roots))
     known = frozenset(_entries(paths.fleet))
     littered = {name for entry in roots for name in litter_of(entry)}
+    marks = frozenset(_entries(paths.marks))
     wanted = found | rooted | known | set(units) if names is None else set(names)
     guests = {
         name: _guest(
@@ -183,6 +186,7 @@ def observe(paths: Paths, commands: Commands, names: t.Iterable[str] | None = No
             autostart=name in wants,
             roots=roots & {name, f"booted-{name}"},
             litter=name in littered,
+            interrupted=name in marks,
             rooted=name in rooted,
             known=name in known,
             units=drop_ins,
@@ -236,6 +240,7 @@ def _guest(
     rooted: bool,
     known: bool,
     litter: bool,
+    interrupted: bool,
     units: set[str],
 ) -> Guest:
     current = read_link(paths.guest(name, "current")) if directory else None
@@ -268,6 +273,7 @@ def _guest(
         litter=litter or any(entry.startswith(TEMPORARY) for entry in (*files, *notes, *links, *drop_ins)),
         roots=roots,
         rooted=rooted,
+        interrupted=interrupted,
         unit=unit,
         autostart=autostart,
         settings=read_text(paths.settings(name)) if set_up else None,

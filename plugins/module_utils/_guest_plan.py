@@ -187,6 +187,18 @@ class Autostart(Step):
 
 
 @dataclass(frozen=True)
+class Mark(Step):
+    """Note that the guest is to run again, before it is stopped: a run that is killed then is finished by the next."""
+
+    @property
+    def changes(self) -> bool:
+        return False
+
+    def words(self) -> str:
+        return f"{self.guest}: note that it is to be started again"
+
+
+@dataclass(frozen=True)
 class Stop(Step):
     """Stop the guest and wait for its end."""
 
@@ -357,17 +369,16 @@ def _absent(wish: GuestWish, guest: Guest) -> t.Iterator[Step]:
 
 def _present(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator[Step]:
     name = guest.name
-    if guest.litter:
+    # A mark of a run that was killed speaks of a guest that is down, and to be up again.
+    interrupted = guest.interrupted and not guest.unit.up and wish.state != "stopped"
+    if guest.litter or guest.interrupted and not interrupted:
         yield Sweep(name)
     current = guest.current
     stopping = guest.unit.up and wish.state in ("stopped", "restarted")
     if target is not None and target.runner.path != current and (wish.update != "stage" or not guest.exists):
         yield from _prepare(guest, target)
-        if guest.exists and guest.unit.up:
-            yield Stop(name)
-            stopping = True
-        elif stopping:
-            yield Stop(name)
+        stopping = stopping or (guest.exists and guest.unit.up)
+        yield from _stop(wish, name, stopping=stopping)
         current = target.runner.path
         yield from _become(wish, guest, target)
     else:
@@ -378,13 +389,19 @@ def _present(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator
             yield Unstage(name, guest.staged)
         if target is not None and wish.update == "activate" and guest.restart_needed:
             stopping = True
-        if stopping:
-            yield Stop(name)
+        yield from _stop(wish, name, stopping=stopping)
         yield from _record(wish, guest, target)
     yield from _housekeeping(wish, guest, current)
     restarted = stopping and wish.state != "stopped"
-    if restarted or (wish.state in ("started", "restarted") and not guest.unit.active):
+    if restarted or interrupted or (wish.state in ("started", "restarted") and not guest.unit.active):
         yield Start(name)
+
+
+def _stop(wish: GuestWish, name: str, *, stopping: bool) -> t.Iterator[Step]:
+    if stopping and wish.state != "stopped":
+        yield Mark(name)
+    if stopping:
+        yield Stop(name)
 
 
 def _prepare(guest: Guest, target: Target) -> t.Iterator[Step]:
@@ -425,7 +442,8 @@ def _record(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator[
     after = before
     if target is not None and (changing or guest.record is not None):
         path = target.runner.path
-        facts = {runner: known for runner, known in before.facts.items() if runner in (guest.current, path)}
+        kept = (guest.current, path) if changing else tuple(before.facts)
+        facts = {runner: known for runner, known in before.facts.items() if runner in kept}
         # A runner that is not on the host yet says nothing of itself; what is known of it already says more.
         if path not in facts or not target.runner.missing:
             facts[path] = target.runner.as_dict()

@@ -220,7 +220,10 @@ def _plans(wishes: t.Sequence[GuestWish], host: Host, sources: Sources, *, prune
 
 
 def _prunable(guest: Guest) -> bool:
-    return guest.owner == "fleet" and guest.record is not None and not guest.record.protect
+    if guest.record is None:
+        # What is left of a removal that was killed.
+        return guest.known and not guest.directory
+    return guest.owner == "fleet" and not guest.record.protect
 
 
 @contextlib.contextmanager

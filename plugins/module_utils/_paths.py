@@ -66,6 +66,11 @@ class Paths:
         return self._at("run/lock/microvm-fleet")
 
     @property
+    def marks(self) -> str:
+        """Guests that a run has stopped and is to start again; gone with the next boot of the host."""
+        return self._at("run/microvm-fleet/restart")
+
+    @property
     def network_devices(self) -> str:
         """The kernel's network interfaces (sysfs)."""
         return self._at("sys/class/net")
