@@ -20,6 +20,6 @@ if [ -n "$storeDisk" ]; then
   mkdir store
   cp -R "$toplevel" store/
   # A time and a UUID of its own would make each build differ.
-  mkfs.erofs --quiet -T 0 -U 6e69782d-7374-4f72-8065-74657374626d -L nix-store \
-    --all-root "$storeDisk" store 2>&1
+  mkfs.erofs --quiet -T 0 -U 6e69782d-7374-4f72-8065-74657374626d --all-root \
+    "$storeDisk" store 2>&1
 fi
