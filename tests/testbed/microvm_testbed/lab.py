@@ -133,6 +133,7 @@ class Lab:
         with self.lock():
             spec = self.decide(hosts, release, uplink)
             begin = time.monotonic()
+            self.prepare_machine()
             self.make_files()
             self.make_netns(spec)
             started = self.start_daemons()
@@ -171,6 +172,12 @@ class Lab:
             spec = replace(spec, hosts=hosts)
             files.write_json(self.state / "lab.json", spec.to_json())
         return spec
+
+    def prepare_machine(self) -> None:
+        """Change what all labs need changed; a lab counts among them while its runtime directory is there."""
+        with files.locked(files.RUNTIME / ".labs.lock"):
+            self.runtime.mkdir(parents=True, exist_ok=True)
+            machine.raise_limit(files.RUNTIME / "inotify")
 
     def make_files(self) -> None:
         """Keys first, then what names them."""
@@ -231,11 +238,9 @@ class Lab:
     def down(self) -> None:
         """End all processes of the lab and remove all its files, from whatever state it is in."""
         with self.lock():
-            # Taking this lock removes its file if a killed command left it.
-            with files.locked(files.RUNTIME / ".labs.lock"):
-                pass
             if not self.state.exists() and not self.runtime.exists():
                 machine.say(f"lab {self.name}: is not there")
+                self.clean_up_after_all()
                 return
             self.end_processes()
             files.remove_tree(self.runtime)
@@ -248,7 +253,17 @@ class Lab:
             files.remove_tree(self.state)
             files.remove_empty(self.state.parent)
             files.remove_empty(self.state.parent.parent)
+            self.clean_up_after_all()
         machine.say(f"lab {self.name}: down")
+
+    def clean_up_after_all(self) -> None:
+        """After the last lab, put back what was changed for all of them.
+
+        Taking the lock also removes its file if a killed command left it.
+        """
+        with files.locked(files.RUNTIME / ".labs.lock"):
+            if not any(entry.is_dir() for entry in files.RUNTIME.iterdir()):
+                machine.restore_limit(files.RUNTIME / "inotify")
 
     def cgroups(self) -> list[Path]:
         names = {f"{self.name}-outside", *(path.name for path in (self.state / "hosts").glob("*"))}

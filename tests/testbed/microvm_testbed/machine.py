@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from . import files
 from .errors import TestbedError
@@ -25,6 +27,9 @@ PROGRAMS = {
     "systemd-nspawn": "systemd-container",
     "unshare": "util-linux",
 }
+
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+INOTIFY_INSTANCES = 8192
 
 
 def say(text: str) -> None:
@@ -59,6 +64,36 @@ def check() -> None:
 
 def missing_packages() -> list[str]:
     return sorted({package for program, package in PROGRAMS.items() if not shutil.which(program)})
+
+
+def raise_limit(kept: Path, limit: Path = INOTIFY) -> None:
+    """Let many hosts share one kernel: each takes a dozen of root's inotify(7) instances, and the default is 128.
+
+    ``kept`` remembers what the limit was, for ``restore_limit``.
+    """
+    before = int(limit.read_text())
+    if before >= INOTIFY_INSTANCES:
+        return
+    if not kept.exists():
+        files.write_atomic(kept, f"{before}\n")
+    try:
+        limit.write_text(f"{INOTIFY_INSTANCES}\n")
+    except OSError as error:
+        say(f"{limit}: stays {before} ({error.strerror}), which is enough for about {before // 16} hosts")
+        return
+    say(f"raised {limit} from {before} to {INOTIFY_INSTANCES} until the last lab is down")
+
+
+def restore_limit(kept: Path, limit: Path = INOTIFY) -> None:
+    """Put the limit back, unless someone has changed it since."""
+    try:
+        before = int(kept.read_text())
+    except FileNotFoundError:
+        return
+    with contextlib.suppress(OSError):
+        if int(limit.read_text()) == INOTIFY_INSTANCES:
+            limit.write_text(f"{before}\n")
+    kept.unlink()
 
 
 def install_packages() -> None:

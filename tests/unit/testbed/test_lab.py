@@ -162,3 +162,61 @@ def test_a_machine_that_cannot_hold_a_testbed(
     monkeypatch.setattr("platform.machine", lambda: arch)
     with pytest.raises(TestbedError, match=message):
         machine.check()
+
+
+def test_the_limit_is_raised_once_and_put_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limit, kept = tmp_path / "limit", tmp_path / "kept"
+    limit.write_text("128\n")
+    machine.raise_limit(kept, limit)
+    machine.raise_limit(kept, limit)
+    assert limit.read_text() == "8192\n"
+    assert capsys.readouterr().err == f"testbed: raised {limit} from 128 to 8192 until the last lab is down\n"
+    machine.restore_limit(kept, limit)
+    machine.restore_limit(kept, limit)
+    assert limit.read_text() == "128\n"
+    assert not kept.exists()
+
+
+def test_a_limit_that_someone_else_changed_is_left_alone(tmp_path: Path) -> None:
+    limit, kept = tmp_path / "limit", tmp_path / "kept"
+    limit.write_text("128\n")
+    machine.raise_limit(kept, limit)
+    limit.write_text("9000\n")
+    machine.raise_limit(kept, limit)
+    machine.restore_limit(kept, limit)
+    assert limit.read_text() == "9000\n"
+    assert not kept.exists()
+
+
+def test_a_limit_that_cannot_be_raised_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, kept = tmp_path / "limit", tmp_path / "kept"
+    limit.write_text("128\n")
+    write_text = Path.write_text
+
+    def refuse(path: Path, text: str) -> int:
+        if path == limit:
+            raise OSError(30, "Read-only file system")
+        return write_text(path, text)
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    machine.raise_limit(kept, limit)
+    err = capsys.readouterr().err
+    assert err == f"testbed: {limit}: stays 128 (Read-only file system), which is enough for about 8 hosts\n"
+
+
+def test_the_last_lab_puts_the_limit_back(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = place / "limit"
+    limit.write_text("128\n")
+    monkeypatch.setattr(machine.raise_limit, "__defaults__", (limit,))
+    monkeypatch.setattr(machine.restore_limit, "__defaults__", (limit,))
+    for name in ("a", "b"):
+        Lab(name).decide(1, None, None)
+        Lab(name).prepare_machine()
+    Lab("a").down()
+    assert limit.read_text() == "8192\n"
+    Lab("b").down()
+    assert limit.read_text() == "128\n"
+    assert [path.name for path in place.iterdir() if path.name not in {"tree", "limit"}] == ["state"]
+    assert list((place / "state").iterdir()) == []
