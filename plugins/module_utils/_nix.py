@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 import typing as t
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -25,6 +26,9 @@ from ansible_collections.microvm.fleet.plugins.module_utils._errors import Comma
 LOG_LINES: t.Final = 20
 # Enough for any host, and far below the 128 KiB that one argument may have (execve(2)).
 NAMES_AT_ONCE: t.Final = 1000
+# Nix tries everything that waits for a free job again whenever one ends: a thousand runners at once take it an hour,
+# and many open files.  So many are enough to keep a host busy.
+BUILDS_AT_ONCE: t.Final = 50
 
 _FEATURES = ("--extra-experimental-features", "nix-command flakes")
 
@@ -223,13 +227,22 @@ def reason(error: CommandError) -> str:
 
 
 def build(commands: Commands, wanted: t.Mapping[str, str], *, timeout: float) -> dict[str, CommandError]:
-    """Build or fetch everything *wanted* in one process: output path to the derivation that makes it, or to itself.
+    """Build or fetch everything *wanted*: output path to the derivation that makes it, or to itself.
 
-    The answer holds an error for each path that is not valid afterwards; an empty answer is success.
-    Who calls has made roots for the paths before, so the garbage collector cannot take them in between.
+    The answer holds an error for each path that is not valid afterwards; an empty answer is success.  *timeout* is
+    for all of it.  Who calls has made roots for the paths before, so the garbage collector cannot take them in between.
     """
-    if not wanted:
-        return {}
+    deadline = time.monotonic() + timeout
+    by_source = sorted(wanted.items(), key=lambda item: item[1])
+    errors: dict[str, CommandError] = {}
+    for start in range(0, len(by_source), BUILDS_AT_ONCE):
+        some = dict(by_source[start : start + BUILDS_AT_ONCE])
+        errors.update(_build(commands, some, timeout=max(deadline - time.monotonic(), 1.0)))
+    return errors
+
+
+def _build(commands: Commands, wanted: t.Mapping[str, str], *, timeout: float) -> dict[str, CommandError]:
+    """One process."""
     sources = sorted(set(wanted.values()))
     argv = ["nix-store", "--realise", "--keep-going", *sources]
     try:
