@@ -9,6 +9,7 @@ Private to the collection: it may change at any time.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -104,7 +105,7 @@ class Commands:
             try:
                 stdout, stderr = process.communicate(stdin, timeout=limit)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+                _end(process)
                 stdout, stderr = process.communicate()
                 raise CommandError(
                     f"{short(argv)} did not end within {limit:g} s.",
@@ -115,7 +116,8 @@ class Commands:
                     stderr=stderr,
                 ) from None
             except BaseException:
-                os.killpg(process.pid, signal.SIGKILL)
+                _end(process)
+                process.wait()
                 raise
         if check and process.returncode != 0:
             raise CommandError(
@@ -145,6 +147,12 @@ class Commands:
                 stdout=done.stdout,
                 stderr=done.stderr,
             ) from error
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the process and all of its group; that it has ended by itself meanwhile is no error."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def short(argv: t.Sequence[str], limit: int = 120) -> str:
