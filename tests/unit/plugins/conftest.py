@@ -1,0 +1,43 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the tests of the plugins share."""
+
+from __future__ import annotations
+
+import grp
+import os
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FakeHost
+
+
+@pytest.fixture(autouse=True)
+def owners(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
+    """The owners that files were given, by path: the tests are not always root, and have no group of that name.
+
+    Nothing is flushed to the disk either: what the tests lose in a power cut is no loss.
+    """
+    given: dict[str, tuple[int, int]] = {}
+
+    def chown(path: t.Any, uid: int, gid: int, **_options: t.Any) -> None:
+        given[str(path)] = (uid, gid)
+
+    def fchown(handle: int, uid: int, gid: int) -> None:
+        given[os.readlink(f"/proc/self/fd/{handle}")] = (uid, gid)
+
+    monkeypatch.setattr(os, "chown", chown)
+    monkeypatch.setattr(os, "fchown", fchown)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr(grp, "getgrnam", lambda name: grp.struct_group((name, "x", 78, [])))
+    return given
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> FakeHost:
+    """A host that the role has prepared, without guests."""
+    return FakeHost(tmp_path)
