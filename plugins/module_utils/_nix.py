@@ -222,8 +222,11 @@ def reason(error: CommandError) -> str:
     """The words of Nix that say why: what follows its last ``error:``, after the trace of where it was."""
     if error.rc is None:
         return error.seen
-    parts = re.split(r"^\s*error:\s*", error.stderr, flags=re.MULTILINE)
-    return last_lines(parts[-1], LOG_LINES).strip() if len(parts) > 1 else last_lines(error.stderr, LOG_LINES)
+    text = re.sub(r"^\(use '--show-trace'.*\n?", "", error.stderr, flags=re.MULTILINE)
+    said = last_lines(re.split(r"^\s*error:\s*", text, flags=re.MULTILINE)[-1], LOG_LINES).strip()
+    # Of a fetch that failed, only Git itself says why, and before Nix speaks.
+    git = re.search(r"^fatal: (.*)$", text, re.MULTILINE)
+    return f"{said} (git: {git.group(1)})" if git and git.group(0) not in said else said
 
 
 def build(commands: Commands, wanted: t.Mapping[str, str], *, timeout: float) -> dict[str, CommandError]:
@@ -270,7 +273,7 @@ def _build(commands: Commands, wanted: t.Mapping[str, str], *, timeout: float) -
 
 # Up to Nix 2.28 in one line; later ones say "Cannot build ..." and give the reason in the next.
 _BROKEN = re.compile(
-    r"(?:builder for|build of|Cannot build) '(/nix/store/[^'^]+\.drv)(?:\^[^']*)?'"
+    r"(?:builder for|Cannot build) '(/nix/store/[^'^]+\.drv)(?:\^[^']*)?'"
     r"(?:[^\n]* failed|\.\n?\s*Reason: builder)"
 )
 
