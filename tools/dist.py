@@ -48,7 +48,14 @@ def _use(archive: Path, directory: Path, environment: Path, extra: dict[str, str
     """Install the archive, read every module's documentation, check every playbook's syntax by its full name."""
     extra = {**extra, "ANSIBLE_COLLECTIONS_PATH": str(directory), "ANSIBLE_LOCALHOST_WARNING": "false"}
     programs = environment / "bin"
-    install = [programs / "ansible-galaxy", "collection", "install", "--offline", "--collections-path", directory]
+    install: list[str | Path] = [
+        programs / "ansible-galaxy",
+        "collection",
+        "install",
+        "--offline",
+        "--collections-path",
+        directory,
+    ]
     must([*install, archive], cwd=directory, env=extra)
     installed = directory / tree.INSIDE
     modules = sorted(path.stem for path in installed.glob("plugins/modules/*.py"))

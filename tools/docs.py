@@ -37,11 +37,26 @@ def build() -> None:
         "ANSIBLE_COLLECTIONS_PATH": str(tree.base_of(place)),
         "ANSIBLE_HOME": str(BUILD / "docs" / "ansible-home"),
     }
-    reference = ["--use-current", "--fail-on-error", "--squash-hierarchy", "--dest-dir", source / "collections"]
+    reference: list[str | Path] = [
+        "--use-current",
+        "--fail-on-error",
+        "--squash-hierarchy",
+        "--dest-dir",
+        source / "collections",
+    ]
     (source / "collections").mkdir()
     must([environment / "bin" / "antsibull-docs", "collection", *reference, "microvm.fleet"], cwd=place, env=extra)
     html = BUILD / "docs" / "html"
-    sphinx = [environment / "bin" / "sphinx-build", "-q", "-W", "--keep-going", "-j", "2", "-b", "html"]
+    sphinx: list[str | Path] = [
+        environment / "bin" / "sphinx-build",
+        "-q",
+        "-W",
+        "--keep-going",
+        "-j",
+        "2",
+        "-b",
+        "html",
+    ]
     done = run([*sphinx, "-d", BUILD / "docs" / "doctrees", source, html], env=extra, show=True)
     if not done.ok:
         raise ToolError("the documentation has the faults above.")

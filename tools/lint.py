@@ -64,8 +64,9 @@ def linters(place: Path, names: list[str]) -> list[Linter]:
             )
         )
     if any(name.startswith("tests/unit/") and name.endswith(".py") for name in names):
-        path = os.pathsep.join((base, "tests/testbed", "."))
-        chosen.append(Linter("mypy tests", (*strict, "--python-version", "3.11", "tests/unit"), (("MYPYPATH", path),)))
+        path = os.pathsep.join((base, str(place / "tests" / "testbed")))
+        argv = (*strict, "--python-version", "3.11", f"{inside}/tests/unit")
+        chosen.append(Linter("mypy tests", argv, (("MYPYPATH", path), ("CWD", base))))
     scripts = [name for name in names if _is_shell(place / name)]
     chosen += [
         Linter("yamllint", ("yamllint", "--strict", ".")),

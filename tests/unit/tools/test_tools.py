@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tools import machine, process, report, sanity, scenarios, tree, unit
+from ansible_collections.microvm.fleet.tools import machine, process, report, sanity, scenarios, tree, unit
 
 if TYPE_CHECKING:
     from pathlib import Path
