@@ -90,7 +90,7 @@ def supervise(directory: Path) -> None:
         (directory / "machine.json").unlink(missing_ok=True)
         cgroup.end(group / f"boot-{boots}", END_TIMEOUT)
         print(f"boot {boots} ended with status {status}", flush=True)
-        lost_power = (directory / "restart").exists()
+        lost_power = status == -signal.SIGKILL and (directory / "restart").exists()
         (directory / "restart").unlink(missing_ok=True)
         if not lost_power and status != REBOOT_STATUS:
             break
