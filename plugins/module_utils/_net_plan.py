@@ -592,10 +592,15 @@ def _subject_of(path: str) -> str:
 
 
 def _file_steps(target: Target, observed: Observed) -> t.Iterator[Step]:
+    # A .network file that networkd has read points to the bridge that there was then; unless it changes (and a new
+    # inode is a change), systemd 252 goes on trying to put taps into a bridge that is gone.
+    renewed = {one.subject for one in target.networks.values() if one.bridge not in observed.links}
     for path, text in target.files.items():
         if observed.files.get(path) != text:
             verb = "change" if path in observed.files else "write"
             yield WriteFile(f"{_subject_of(path)}: {verb} {path}", path, text, _MODES.get(path, 0o644))
+        elif path.endswith(".network") and _subject_of(path) in renewed:
+            yield WriteFile(f"{_subject_of(path)}: write {path} again for a new bridge", path, text)
     # What the unit's stop needs goes last, with the unit.
     for path in sorted(set(observed.files) - set(target.files) - set(_UNIT_FILES)):
         yield RemoveFile(f"{_subject_of(path)}: remove {path}", path)
