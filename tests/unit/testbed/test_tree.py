@@ -53,9 +53,9 @@ def test_the_cache_is_where_xdg_says(monkeypatch: pytest.MonkeyPatch) -> None:
 TARGETS = """\
 http://example.net/debian-security/|bookworm-security|Debian
 http://example.net/debian/|bookworm-updates|Debian
-http://other.example.net/|bookworm|Other
+http://example.net/other/|bookworm|Other
 http://example.net/debian/|bookworm|Debian
-http://later.example.net/debian/|bookworm|Debian
+http://example.net/later/|bookworm|Debian
 """
 
 
