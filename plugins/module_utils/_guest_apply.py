@@ -411,7 +411,7 @@ def started(unit: Unit, now: float) -> bool | None:
     """
     if unit.active_state == "failed" or unit.restarts >= LOOP:
         return False
-    if unit.active_state == "inactive":
+    if unit.active_state == "inactive" and not unit.waiting:
         # The start job has ended, and nothing will start it again: a condition or a dependency failed.
         return False
     if unit.active and now - unit.active_since / 1e6 >= SETTLE:

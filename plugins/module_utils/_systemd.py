@@ -35,6 +35,7 @@ _PROPERTIES = (
     "ActiveEnterTimestampMonotonic",
     "InvocationID",
     "NeedDaemonReload",
+    "Job",
 )
 _GUEST = re.compile(r"microvm@(.+)\.service")
 
@@ -51,6 +52,8 @@ class Unit:
     active_since: int = 0
     invocation: str = ""
     needs_reload: bool = False
+    # A job of systemd waits for it, such as a start that waits for another unit.
+    queued: bool = False
 
     @property
     def active(self) -> bool:
@@ -60,7 +63,7 @@ class Unit:
     @property
     def waiting(self) -> bool:
         """Whether systemd will start it, now or after its restart delay."""
-        return self.active_state == "activating"
+        return self.active_state == "activating" or (self.active_state == "inactive" and self.queued)
 
     @property
     def up(self) -> bool:
@@ -95,6 +98,7 @@ def parse_show(text: str) -> dict[str, Unit]:
             active_since=_number(values.get("ActiveEnterTimestampMonotonic")),
             invocation=values.get("InvocationID", ""),
             needs_reload=values.get("NeedDaemonReload") == "yes",
+            queued=bool(values.get("Job")),
         )
     return units
 
