@@ -6,10 +6,16 @@ TOOLS := PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m tools
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint sanity unit molecule docs dist pins clean
+.PHONY: help demo demo-down test lint sanity unit molecule bench docs dist pins clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+demo: ## Two guests on a host: made, made again without a change, back after a reboot
+	@$(TOOLS) demo
+
+demo-down: ## Take the demo away
+	@$(TOOLS) demo-down
 
 test: ## All that CI runs: lint, unit, sanity, molecule
 	@$(TOOLS) test
@@ -25,6 +31,9 @@ unit: ## Unit tests on each core that this machine can run
 
 molecule: ## Molecule scenarios on real hosts; e.g. ARGS='converge -s net'
 	@$(TOOLS) molecule $(ARGS)
+
+bench: ## Times beside those of loops, with 100 guests and more: build/bench.json; ARGS=--help tells more
+	@$(TOOLS) bench $(ARGS)
 
 docs: ## The documentation as HTML: build/docs/html
 	@$(TOOLS) docs

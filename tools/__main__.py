@@ -11,11 +11,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import dist, docs, lint, machine, pins, sanity, scenarios, suite, unit
+from . import bench, demo, dist, docs, lint, machine, pins, sanity, scenarios, suite, unit
 from .process import ToolError, say
 from .report import Check, save, table
 
 PARTS: dict[str, Callable[[list[str]], list[Check]]] = {
+    "bench": bench.check,
     "lint": lint.check,
     "molecule": scenarios.check,
     "sanity": sanity.check,
@@ -23,6 +24,8 @@ PARTS: dict[str, Callable[[list[str]], list[Check]]] = {
 }
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "venv": lambda names: print(machine.venv_of(machine.core_named(names[0]) if names else machine.primary())),
+    "demo": lambda _: demo.up(),
+    "demo-down": lambda _: demo.down(),
     "docs": lambda _: docs.build(),
     "dist": lambda _: dist.build(),
     "pins": lambda _: pins.renew(),
