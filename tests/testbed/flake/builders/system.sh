@@ -1,17 +1,15 @@
-# Builds a guest's system, what NixOS calls the toplevel.
-# Environment: out, boot, init, hostName, version, guestJson, settings,
-# networkTable, volumeTable.
+# Makes a guest's system, what NixOS calls the toplevel.
 set -eu
 PATH=/usr/bin:/bin
 
-mkdir -p "$out/etc"
-cp "$init" "$out/init"
+mkdir -p "${out:?}/etc"
+cp "${init:?}" "$out/init"
 chmod 0555 "$out/init"
-ln -s "$boot/kernel" "$out/kernel"
+ln -s "${boot:?}/kernel" "$out/kernel"
 ln -s "$boot/initrd" "$out/initrd"
-printf '%s' "$version" > "$out/nixos-version"
-printf '%s\n' "$hostName" > "$out/etc/hostname"
-printf '%s\n' "$guestJson" > "$out/etc/guest.json"
-printf '%s' "$settings" > "$out/etc/settings"
-printf '%s' "$networkTable" > "$out/etc/network"
-printf '%s' "$volumeTable" > "$out/etc/volumes"
+printf '%s' "${version:?}" > "$out/nixos-version"
+printf '%s\n' "${hostName:?}" > "$out/etc/hostname"
+printf '%s\n' "${guestJson:?}" > "$out/etc/guest.json"
+printf '%s' "${settings:?}" > "$out/etc/settings"
+printf '%s' "${networkTable?}" > "$out/etc/network"
+printf '%s' "${volumeTable?}" > "$out/etc/volumes"
