@@ -63,6 +63,14 @@ def linters(place: Path, names: list[str]) -> list[Linter]:
                 (("MYPYPATH", "tests/testbed"),),
             )
         )
+    if any(name.startswith("tests/bench/") for name in names):
+        chosen.append(
+            Linter(
+                "mypy bench",
+                (*strict, "--python-version", "3.11", "-p", "microvm_bench", "-p", "remote"),
+                (("MYPYPATH", "tests/bench"),),
+            )
+        )
     if any(name.startswith("tests/unit/") and name.endswith(".py") for name in names):
         path = os.pathsep.join((base, str(place / "tests" / "testbed")))
         argv = (*strict, "--python-version", "3.11", f"{inside}/tests/unit")
