@@ -49,7 +49,8 @@ class FleetModule(AnsibleModule):  # type: ignore[misc, unused-ignore]
                 yield from self._of_one(spec, entry, str(entry.get("name") or f"number {number} of the list"))
 
     def _of_one(self, spec: dict[str, t.Any], entry: dict[str, t.Any], name: str) -> t.Iterator[str]:
-        kept = {key: value for key, value in entry.items() if not str(key).startswith("_ansible")}
+        # What was not given is None by now, where it has no default.
+        kept = {key: value for key, value in entry.items() if value is not None and not str(key).startswith("_ansible")}
         for message in ArgumentSpecValidator(spec).validate(kept).error_messages:
             yield f"{self._noun} {name}: {message}"
 
