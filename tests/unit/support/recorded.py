@@ -102,7 +102,7 @@ class Scripted(Answers):
         self.answers = answers
 
     def answer(self, argv: tuple[str, ...]) -> tuple[int, str, str]:
-        key = "_".join(word for word in argv if not word.startswith("/")).replace("-", "_").replace("__", "_")
+        key = "_".join(word.strip("-") for word in argv if not word.startswith("/")).replace("-", "_")
         found = max((name for name in self.answers if key.startswith(name)), key=len, default=None)
         assert found is not None, f"nothing is said about {argv}"
         given = self.answers[found]
