@@ -67,7 +67,8 @@ def access(path: Path) -> str | None:
 
 def listing() -> list[str]:
     """A line for each file: path, kind, mode, owner, inode, change time, and what it holds."""
-    return [line(path) for tree in TREES for path in sorted([Path(tree), *Path(tree).rglob("*")])]
+    paths = [path for tree in TREES for path in sorted([Path(tree), *Path(tree).rglob("*")])]
+    return [line(path) for path in paths if "microvm" in str(path)]
 
 
 def line(path: Path) -> str:
