@@ -23,7 +23,7 @@ TIMEOUT = 900.0
 
 
 def up() -> None:
-    """Have the host and the guests, and show that they are there.  Raises ToolError at the first thing that is not so."""
+    """Have the host and the guests, and show it.  Raises ToolError at the first thing that is not so."""
     started = time.monotonic()
     install_packages()
     virtual = venv_of(primary())
@@ -79,7 +79,7 @@ class Plays:
 
     def run(self, name: str, *more: str) -> str:
         """Run the playbook *name* and give its output.  Raises ToolError when it fails."""
-        argv = [self.program, f"microvm.fleet.{name}", *self.arguments, *more]
+        argv: list[str | Path] = [self.program, f"microvm.fleet.{name}", *self.arguments, *more]
         done = run(argv, cwd=WORK, env=self.environment, show=True, timeout=TIMEOUT)
         if not done.ok:
             raise ToolError(f"the playbook microvm.fleet.{name} failed, see above.")

@@ -27,51 +27,51 @@ RULESET: t.Final = """\
 add table inet microvm_fleet
 flush table inet microvm_fleet
 table inet microvm_fleet {
-	# Bridges of guests.
-	set bridges {
-		type ifname
-	}
-	# From which bridge to which other.
-	set pairs {
-		type ifname . ifname
-	}
-	# From which bridge, with which source, to which uplink.
-	set out4 {
-		type ifname . ipv4_addr . ifname
-		flags interval
-	}
-	set out6 {
-		type ifname . ipv6_addr . ifname
-		flags interval
-	}
-	# Sources that leave with the address of the host.
-	set nat4 {
-		type ipv4_addr
-		flags interval
-	}
-	set nat6 {
-		type ipv6_addr
-		flags interval
-	}
-	# What this host did not forward before guests needed it, and still does not for anybody else.
-	set closed {
-		type nf_proto
-	}
-	chain forward {
-		type filter hook forward priority filter; policy accept;
-		iifname != @bridges oifname != @bridges meta nfproto @closed counter drop comment "closed"
-		iifname != @bridges oifname != @bridges accept comment "others"
-		ct state vmap { established : accept, related : accept, invalid : drop } comment "answers"
-		iifname . oifname @pairs accept comment "pairs"
-		iifname . ip saddr . oifname @out4 accept comment "out4"
-		iifname . ip6 saddr . oifname @out6 accept comment "out6"
-		counter drop comment "rest"
-	}
-	chain postrouting {
-		type nat hook postrouting priority srcnat; policy accept;
-		ip saddr @nat4 oifname != @bridges masquerade comment "nat4"
-		ip6 saddr @nat6 oifname != @bridges masquerade comment "nat6"
-	}
+    # Bridges of guests.
+    set bridges {
+        type ifname
+    }
+    # From which bridge to which other.
+    set pairs {
+        type ifname . ifname
+    }
+    # From which bridge, with which source, to which uplink.
+    set out4 {
+        type ifname . ipv4_addr . ifname
+        flags interval
+    }
+    set out6 {
+        type ifname . ipv6_addr . ifname
+        flags interval
+    }
+    # Sources that leave with the address of the host.
+    set nat4 {
+        type ipv4_addr
+        flags interval
+    }
+    set nat6 {
+        type ipv6_addr
+        flags interval
+    }
+    # What this host did not forward before guests needed it, and still does not for anybody else.
+    set closed {
+        type nf_proto
+    }
+    chain forward {
+        type filter hook forward priority filter; policy accept;
+        iifname != @bridges oifname != @bridges meta nfproto @closed counter drop comment "closed"
+        iifname != @bridges oifname != @bridges accept comment "others"
+        ct state vmap { established : accept, related : accept, invalid : drop } comment "answers"
+        iifname . oifname @pairs accept comment "pairs"
+        iifname . ip saddr . oifname @out4 accept comment "out4"
+        iifname . ip6 saddr . oifname @out6 accept comment "out6"
+        counter drop comment "rest"
+    }
+    chain postrouting {
+        type nat hook postrouting priority srcnat; policy accept;
+        ip saddr @nat4 oifname != @bridges masquerade comment "nat4"
+        ip6 saddr @nat6 oifname != @bridges masquerade comment "nat6"
+    }
 }
 """
 # The comments of RULESET, in its order.

@@ -29,7 +29,7 @@ attributes:
       - When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
       - This assumes that the system controlled or queried by the module has not changed in a relevant way.
     details:
-      - O(guests.state=restarted) restarts the guest in every run. Everything else is idempotent.
+      - O(guests[].state=restarted) restarts the guest in every run. Everything else is idempotent.
 options:
   guests:
     description:
@@ -50,14 +50,14 @@ options:
           - Flake whose C(nixosConfigurations) has the guest, as an absolute path or a reference with a scheme.
           - Used when the guest is missing, or is to be updated. For an update of a guest that exists, the flake that
             it came from serves when none is given.
-          - Excludes O(guests.runner).
+          - Excludes O(guests[].runner).
         type: str
       runner:
         description:
           - Store path of a runner that is built already, C(config.microvm.declaredRunner) of the guest. If it is not
             in the store of the host, it is fetched from the host's substituters.
           - Used when the guest is missing, or is to be updated.
-          - Excludes O(guests.flake).
+          - Excludes O(guests[].flake).
         type: str
       state:
         description:
@@ -66,7 +66,7 @@ options:
           - V(stopped) creates it if it is missing, and stops it cleanly if it runs.
           - V(restarted) stops it cleanly if it runs, and starts it, in every run.
           - V(absent) stops it, and removes its directory, settings and garbage collector roots. Its volumes are moved
-            to C(/var/lib/microvms/.kept), unless O(guests.purge) is V(true).
+            to C(/var/lib/microvms/.kept), unless O(guests[].purge) is V(true).
         type: str
         choices: [present, started, stopped, restarted, absent]
         default: present
@@ -91,7 +91,7 @@ options:
         default: 3
       purge:
         description:
-          - Whether O(guests.state=absent) deletes the volumes in the guest's directory too. Volumes elsewhere are
+          - Whether O(guests[].state=absent) deletes the volumes in the guest's directory too. Volumes elsewhere are
             never deleted.
         type: bool
         default: false
@@ -144,7 +144,7 @@ options:
     default: false
   update:
     description:
-      - What to do about guests that exist, for entries that do not say so themselves. See O(guests.update).
+      - What to do about guests that exist, for entries that do not say so themselves. See O(guests[].update).
     type: str
     choices: [never, stage, activate]
     default: never

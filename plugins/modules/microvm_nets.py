@@ -46,7 +46,7 @@ options:
     suboptions:
       name:
         description:
-          - Name of the network, which is also that of its bridge unless O(networks.bridge) is given.
+          - Name of the network, which is also that of its bridge unless O(networks[].bridge) is given.
           - Letters, digits, C(-) and C(_), beginning with a letter, 15 characters at most.
         type: str
         required: true
@@ -58,7 +58,7 @@ options:
         default: bridge
       bridge:
         description:
-          - Name of the bridge's interface, if it shall be another than O(networks.name).
+          - Name of the bridge's interface, if it shall be another than O(networks[].name).
         type: str
       addresses:
         description:
@@ -116,7 +116,7 @@ options:
         default: []
       dhcp:
         description:
-          - DHCP server for IPv4, on the first IPv4 address of O(networks.addresses).
+          - DHCP server for IPv4, on the first IPv4 address of O(networks[].addresses).
         type: dict
         suboptions:
           enabled:
@@ -126,8 +126,8 @@ options:
             default: true
           range_start:
             description:
-              - First address of the pool for clients without a lease of their own. Needs O(networks.dhcp.range_end).
-              - Without a range and without O(networks.dhcp.pool_offset) the pool is the upper half of the network.
+              - First address of the pool for clients without a lease of their own. Needs O(networks[].dhcp.range_end).
+              - Without a range and without O(networks[].dhcp.pool_offset) the pool is the upper half of the network.
             type: str
           range_end:
             description:
@@ -136,7 +136,7 @@ options:
           pool_offset:
             description:
               - First address of the pool, counted from the start of the network. Excludes
-                O(networks.dhcp.range_start).
+                O(networks[].dhcp.range_start).
             type: int
           pool_size:
             description:
@@ -154,8 +154,8 @@ options:
             elements: str
           router:
             description:
-              - Default router for clients. Without it the host, if O(networks.nat) or O(networks.reach) make it lead
-                anywhere.
+              - Default router for clients. Without it the host, if O(networks[].nat) or O(networks[].reach) make it
+                lead anywhere.
             type: str
           leases:
             description:
@@ -181,9 +181,9 @@ options:
                 required: true
       router_advertisements:
         description:
-          - IPv6 router advertisements, from which guests make addresses in each IPv6 network of O(networks.addresses).
-            These have to be /64. The host says that it is a default router only if O(networks.nat_ipv6) or
-            O(networks.reach) make it lead anywhere.
+          - IPv6 router advertisements, from which guests make addresses in each IPv6 network of
+            O(networks[].addresses). These have to be /64. The host says that it is a default router only if O(networks[].nat_ipv6) or
+            O(networks[].reach) make it lead anywhere.
         type: dict
         suboptions:
           enabled:

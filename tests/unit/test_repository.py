@@ -143,7 +143,7 @@ def test_module_utils_are_private_and_say_so(path: Path) -> None:
 
 @pytest.mark.parametrize("path", of_kind(".py"), ids=named)
 def test_python_files_say_whose_they_are(path: Path) -> None:
-    assert HEADER in TEXTS[path][:400]
+    assert HEADER in TEXTS[path][:400] or not TEXTS[path]
 
 
 @pytest.mark.parametrize("path", [*MODULES, *MODULE_UTILS], ids=named)

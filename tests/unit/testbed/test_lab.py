@@ -193,12 +193,11 @@ def test_a_limit_that_cannot_be_raised_is_said(
 ) -> None:
     limit, kept = tmp_path / "limit", tmp_path / "kept"
     limit.write_text("128\n")
-    write_text = Path.write_text
 
     def refuse(path: Path, text: str) -> int:
         if path == limit:
             raise OSError(30, "Read-only file system")
-        return write_text(path, text)
+        return path.write_bytes(text.encode())
 
     monkeypatch.setattr(Path, "write_text", refuse)
     machine.raise_limit(kept, limit)

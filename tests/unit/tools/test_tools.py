@@ -168,7 +168,7 @@ def test_shims_leave_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 def test_missing_packages_are_named_where_they_cannot_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "PACKAGES", {"no-such-package": "/no/such/file"})
-    monkeypatch.setattr(machine.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(process.ToolError, match=r"missing: no-such-package\. Install them, or run this as root"):
         machine.install_packages()
 
