@@ -36,6 +36,7 @@ PLACES = {
     "git.invalid",
     "github.com",
     "microvm-nix.github.io",
+    "supervisord.org",
     "www.freedesktop.org",
     "www.gnu.org",
 }
@@ -227,6 +228,36 @@ def test_only_places_for_examples_and_sources_are_named() -> None:
         if host not in PLACES and not re.fullmatch(r"[\d.]+", host)
     }
     assert not found
+
+
+def test_the_inventory_of_the_readme_is_the_example() -> None:
+    example = (ROOT / "docs" / "examples" / "inventory.yml").read_text(encoding="utf-8")
+    shown = re.search(
+        r"<!-- docs/examples/inventory\.yml -->\n```yaml\n(.*?)```\n<!-- end -->", TEXTS[ROOT / "README.md"], re.DOTALL
+    )
+    assert shown is not None
+    assert shown[1] == example
+    assert len(example.splitlines()) <= 20
+
+
+def test_the_example_inventory_says_only_what_roles_and_modules_take() -> None:
+    group = read_yaml(ROOT / "docs" / "examples" / "inventory.yml")["microvm_hosts"]
+    declared = {name for role in ROLES for name in options_of(role)}
+    assert {name for name in group["vars"] if name.startswith("microvm_")} <= declared
+    for variable, module, option in (
+        ("microvm_guests", "microvm_guests", "guests"),
+        ("microvm_networks", "microvm_nets", "networks"),
+    ):
+        documentation = read_yaml_string(ROOT / "plugins" / "modules" / f"{module}.py", "DOCUMENTATION")
+        taken = {*documentation["options"][option]["suboptions"], *fragment_options(option)}
+        for entry in group["vars"][variable]:
+            assert set(entry) <= taken
+
+
+def fragment_options(option: str) -> set[str]:
+    """Options of one *option*'s entries that the documentation fragments describe, wherever they stand there."""
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "plugins" / "doc_fragments").glob("*.py")]
+    return {name for text in texts if option in text for name in re.findall(r"^ +(\w+):$", text, re.MULTILINE)}
 
 
 def test_nothing_is_left_to_do_in_comments() -> None:
