@@ -100,7 +100,10 @@ def mark(name: str) -> dict[str, t.Any]:
     image = STATE / name / "data.img"
     if not image.is_file():
         return {}
-    read = {file: run("debugfs", "-R", f"cat /{file}", str(image)).strip() for file in ("boots", "boot-id", "version", "clean-shutdown")}
+    read = {
+        file: run("debugfs", "-R", f"cat /{file}", str(image)).strip()
+        for file in ("boots", "boot-id", "version", "clean-shutdown")
+    }
     return {**read, "clean": bool(read["boot-id"]) and read["boot-id"] == read["clean-shutdown"]}
 
 
