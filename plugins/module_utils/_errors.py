@@ -12,6 +12,7 @@ The modules' ``main()`` turns it into ``fail_json`` in one place; nothing else c
 
 from __future__ import annotations
 
+import contextlib
 import typing as t
 
 
@@ -77,3 +78,17 @@ class CommandError(FleetError):
 
 class Busy(FleetError):
     """Another run holds a lock that this one needs."""
+
+
+@contextlib.contextmanager
+def explaining() -> t.Iterator[None]:
+    """Turn what the kernel refuses into a FleetError, so that it ends as a message and not as a traceback."""
+    try:
+        yield
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        raise FleetError(
+            f"{place}{error.strerror or error}.",
+            subject="host",
+            hint="Run as root on the host (become: true), and see to it.",
+        ) from error

@@ -167,7 +167,7 @@ class Host:
 def observe(paths: Paths, commands: Commands, names: t.Iterable[str] | None = None) -> Host:
     """Read the host.  With *names* only these guests are read in full, the others are not read at all."""
     entries = _entries(paths.guests)
-    found = {entry for entry in entries if not entry.startswith(".")}
+    found = {entry for entry in entries if not entry.startswith(".") and os.path.isdir(paths.guest(entry))}
     units = _systemd.show(commands)
     wants = _wants(paths)
     drop_ins = set(_entries(paths.units))

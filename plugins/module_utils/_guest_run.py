@@ -19,7 +19,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils import _files, _nix
 from ansible_collections.microvm.fleet.plugins.module_utils import _guest_plan as planner
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import read_runner
-from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
+from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish, explaining
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_apply import Apply, Outcome
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest, Host, describe, observe
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import GuestPlan, Target
@@ -151,6 +151,7 @@ class Sources:
         return {wish.name: self._targets[flake.reference, wish.name] for wish in wishes}
 
 
+@explaining()
 def converge(
     wishes: t.Sequence[GuestWish],
     *,
@@ -330,6 +331,7 @@ def _shown(described: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     return shown
 
 
+@explaining()
 def inspect(names: t.Sequence[str] | None, *, paths: Paths, commands: Commands) -> list[dict[str, t.Any]]:
     """The structure of guests *names*, or of all of the host.  Raises InvalidWish for a name that cannot be one."""
     for name in names or ():

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.microvm.fleet.plugins.module_utils._errors import Busy, CommandError, FleetError, InvalidWish
+from ansible_collections.microvm.fleet.plugins.module_utils._errors import (
+    Busy,
+    CommandError,
+    FleetError,
+    InvalidWish,
+    explaining,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,3 +58,23 @@ def test_a_command_error_of_a_program_that_never_ended_has_no_status() -> None:
 def test_all_are_of_one_family(kind: type[FleetError]) -> None:
     with pytest.raises(FleetError, match=r"^it is broken$"):
         raise kind("it is broken")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (PermissionError(13, "Permission denied", "/var/lib/x"), "host: /var/lib/x: Permission denied."),
+        (OSError(28, "No space left on device"), "host: No space left on device."),
+        (OSError("it is broken"), "host: it is broken."),
+    ],
+)
+def test_what_the_kernel_refuses_is_explained(error: OSError, text: str) -> None:
+    with pytest.raises(FleetError) as caught, explaining():
+        raise error
+    assert caught.value.text() == f"{text} Run as root on the host (become: true), and see to it."
+    assert caught.value.__cause__ is error
+
+
+def test_other_errors_are_left_as_they_are() -> None:
+    with pytest.raises(InvalidWish, match=r"^it is broken$"), explaining():
+        raise InvalidWish("it is broken")
