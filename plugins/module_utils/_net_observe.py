@@ -92,8 +92,9 @@ class HostRecord:
 
     *settings* are kernel settings by their path below /proc/sys, with the value that they had.  *foreign* are the
     interfaces that something else manages; None when systemd-networkd ran already, and then its manager has decided.
-    *uplinks* are the interfaces with a default route when last there was one, by IP version.  *pending* is true from
-    before the first step of a run until its end has been seen: a run that finds it so does again what leaves no trace.
+    *uplinks* are the interfaces with a default route when last there was one, by IP version.  *bridges* are all that
+    the collection has made, those included that are to go.  *pending* is true from before the first step of a run until
+    its end has been seen: a run that finds it so does again what leaves no trace.
     """
 
     settings: dict[str, str] = field(default_factory=dict)
@@ -102,6 +103,7 @@ class HostRecord:
     networkd_enabled: bool = True
     wait_online_enabled: bool = True
     uplinks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    bridges: tuple[str, ...] = ()
     pending: bool = False
 
     def text(self) -> str:
@@ -115,6 +117,7 @@ class HostRecord:
                     "networkd_enabled": self.networkd_enabled,
                     "wait_online_enabled": self.wait_online_enabled,
                     "uplinks": {key: list(value) for key, value in self.uplinks.items()},
+                    "bridges": list(self.bridges),
                     "pending": self.pending,
                 },
                 indent=1,
@@ -136,6 +139,7 @@ class HostRecord:
                 networkd_enabled=bool(value["networkd_enabled"]),
                 wait_online_enabled=bool(value["wait_online_enabled"]),
                 uplinks={str(key): tuple(one) for key, one in value["uplinks"].items()},
+                bridges=tuple(str(one) for one in value["bridges"]),
                 pending=bool(value["pending"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -166,6 +170,12 @@ class Observed:
     settings: dict[str, str] = field(default_factory=dict)
     dhcp_servers: int = 0
     leftovers: tuple[str, ...] = ()
+
+    @property
+    def bridges(self) -> frozenset[str]:
+        """All bridges that the collection has made here, or began to make."""
+        recorded = self.record.bridges if self.record else ()
+        return frozenset((*recorded, *(one.bridge for one in self.networks.values())))
 
     def service(self, name: str) -> Service:
         """The unit *name*; one that systemd does not know is the default."""

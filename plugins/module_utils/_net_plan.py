@@ -196,7 +196,7 @@ def _check(wishes: Wishes, networks: t.Mapping[str, Network], observed: Observed
     # Those that are only on the host come first, so that a message is about what was wished.
     check_together([*(one for name, one in networks.items() if name not in wished), *wishes.present])
     bridges = {one.bridge: one.name for one in networks.values()}
-    ours = {*bridges, *(one.bridge for one in observed.networks.values())}
+    ours = {*bridges, *observed.bridges}
     for network in wishes.present:
         _check_bridge(network, observed)
         _check_uplink(network, observed, bridges)
@@ -223,7 +223,7 @@ def _check_bridge(network: Network, observed: Observed) -> None:
             field="bridge",
             hint="Choose another name for the bridge.",
         )
-    known = any(one.bridge == link.name for one in observed.networks.values())
+    known = link.name in observed.bridges
     file = f"{_PATHS.networkd}/{_networkd.PREFIX}{network.name}.netdev"
     if not known and file not in observed.files and network.name not in observed.broken:
         raise InvalidWish(
@@ -299,8 +299,8 @@ def _target(networks: dict[str, Network], observed: Observed) -> Target:
     if not networks:
         return Target()
     bridges = {one.bridge for one in networks.values()}
-    ours = {*bridges, *(one.bridge for one in observed.networks.values())}
-    record = _record(observed, ours)
+    ours = {*bridges, *observed.bridges}
+    record = replace(_record(observed, ours), bridges=tuple(sorted(bridges)))
     uplinks: dict[str, tuple[str, ...]] = {}
     for version in ("4", "6"):
         if any(not one.uplink and (one.nat if version == "4" else one.nat_ipv6) for one in networks.values()):
@@ -437,11 +437,8 @@ def differences(target: Target, observed: Observed) -> list[Difference]:
         found += _bridge_differences(network, observed)
         found += _tap_differences(network, observed)
     found += _dhcp_differences(target, observed)
-    for name, network in observed.networks.items():
-        gone = name not in target.networks or target.networks[name].bridge != network.bridge
-        taken = any(one.bridge == network.bridge for one in target.networks.values())
-        if gone and not taken and network.bridge in observed.links:
-            found.append(Difference(name, "bridge", f"no interface {network.bridge}", "it"))
+    for bridge, name in _gone(target, observed):
+        found.append(Difference(name, "bridge", f"no interface {bridge}", "it"))
     for key, value in target.settings.items():
         seen = observed.settings.get(key)
         if seen != value:
@@ -457,6 +454,17 @@ def differences(target: Target, observed: Observed) -> list[Difference]:
     elif observed.table is not None:
         found.append(Difference(None, "nftables", f"no table {_nft.TABLE}", "it"))
     return found
+
+
+def _gone(target: Target, observed: Observed) -> list[tuple[str, str | None]]:
+    """Bridges of ours that no network needs any more, with the network that had them, if that is known."""
+    needed = {one.bridge for one in target.networks.values()}
+    owners = {one.bridge: name for name, one in observed.networks.items()}
+    return [
+        (bridge, owners.get(bridge))
+        for bridge in sorted(observed.bridges - needed)
+        if bridge in observed.links and observed.links[bridge].kind == "bridge"
+    ]
 
 
 def _bridge_differences(network: Network, observed: Observed) -> t.Iterator[Difference]:
@@ -536,7 +544,8 @@ def _steps(target: Target, observed: Observed) -> tuple[list[Step], list[Step]]:
     interim = target.record or observed.record
     if interim is not None:
         known = observed.record.settings if observed.record else {}
-        interim = replace(interim, settings={**known, **interim.settings}, pending=True)
+        bridges = tuple(sorted({*interim.bridges, *observed.bridges}))
+        interim = replace(interim, settings={**known, **interim.settings}, bridges=bridges, pending=True)
         if interim != observed.record:
             words = "" if observed.record else "host: record how it was before the first network"
             steps.insert(0, WriteFile(words, _PATHS.host_record, interim.text(), 0o600))
@@ -554,10 +563,8 @@ def _work(target: Target, observed: Observed) -> t.Iterator[Step]:
     yield from _file_steps(target, observed)
     kernel = differences(target, observed)
     yield from _networkd_steps(target, observed, kernel)
-    for one in kernel:
-        if one.field == "bridge" and one.network and one.wished.startswith("no interface"):
-            bridge = observed.networks[one.network].bridge
-            yield DeleteBridge(f"{one.subject}: delete bridge {bridge}", bridge)
+    for bridge, name in _gone(target, observed):
+        yield DeleteBridge(f"{f'network {name}' if name else 'host'}: delete bridge {bridge}", bridge)
     yield from _unit_steps(target, observed, kernel)
     yield from _restore_steps(target, observed)
 
@@ -690,7 +697,7 @@ def _unit_steps(target: Target, observed: Observed, kernel: t.Sequence[Differenc
         if there or unit.load == "loaded":
             yield Systemctl("host: let systemd read its units", ("daemon-reload",))
         return
-    if observed.files.get(_PATHS.unit) != target.files[_PATHS.unit] or unit.stale:
+    if observed.files.get(_PATHS.unit) != target.files[_PATHS.unit] or unit.stale or unit.load != "loaded":
         yield Systemctl("host: let systemd read its units", ("daemon-reload",))
     if not unit.boots:
         yield Systemctl(f"host: enable {UNIT_NAME}", ("enable", UNIT_NAME))
@@ -712,7 +719,7 @@ def _restore_steps(target: Target, observed: Observed) -> t.Iterator[Step]:
     if observed.record is None:
         return
     # The setting for all interfaces comes before those of single ones.
-    for key, value in sorted(observed.record.settings.items(), key=lambda one: one[0] != ALL_IPV6):
+    for key, value in sorted(observed.record.settings.items(), key=lambda one: (one[0] != ALL_IPV6, one[0])):
         if key not in target.settings and key in observed.settings and observed.settings[key] != value:
             yield SetKernel(f"host: set {key.replace('/', '.')} to {value} again", key, value)
     bridges = {one.bridge for one in target.networks.values()}

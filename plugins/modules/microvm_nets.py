@@ -182,8 +182,8 @@ options:
       router_advertisements:
         description:
           - IPv6 router advertisements, from which guests make addresses in each IPv6 network of
-            O(networks[].addresses). These have to be /64. The host says that it is a default router only if O(networks[].nat_ipv6) or
-            O(networks[].reach) make it lead anywhere.
+            O(networks[].addresses). These have to be /64. The host says that it is a default router only if
+            O(networks[].nat_ipv6) or O(networks[].reach) make it lead anywhere.
         type: dict
         suboptions:
           enabled:
