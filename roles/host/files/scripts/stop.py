@@ -286,7 +286,7 @@ def stop(name: str, guest: Guest) -> int:
 
 def main(argv: list[str]) -> int:
     """The exit status for the arguments and the environment that systemd gave."""
-    if len(argv) != 2:  # noqa: PLR2004
+    if len(argv) != 2:
         say(f"usage: {argv[0]} NAME", warning=True)
         return MISUSED
     pid = os.environ.get("MAINPID", "")
