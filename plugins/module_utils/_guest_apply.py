@@ -12,6 +12,7 @@ An error of one guest ends the steps of that guest and of no other.
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import json
 import os
@@ -56,6 +57,9 @@ UNIT_TIMEOUT: t.Final = 150
 # What systemd's own work may take beyond the units' timeouts.
 MARGIN: t.Final = 30
 POLL: t.Final = 0.2
+
+# The group of /dev/kvm, which runners have built in (nixos-modules/microvm/interfaces.nix).
+GROUP: t.Final = "kvm"
 
 # What is no data among the files of a state directory (docs/architecture.md): removed even where volumes are kept.
 NO_DATA: t.Final = frozenset(
@@ -227,7 +231,10 @@ class Apply:
         Sticky and root's, so that the user of the hypervisors can make its sockets and volumes there, but not replace
         a link from which root runs scripts (contract of the units: tap-up, virtiofsd-run).
         """
-        group = grp.getgrnam("kvm").gr_gid
+        try:
+            group = grp.getgrnam(GROUP).gr_gid
+        except KeyError:
+            raise FileNotFoundError(errno.ENOENT, "there is no group of that name", GROUP) from None
         os.chown(directory, 0, group)
         os.chmod(directory, 0o1775)  # noqa: S103 - the hypervisors' group writes there, as the docstring says
         if flake is not None:

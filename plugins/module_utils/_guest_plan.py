@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import Runner, runner_of_dict
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Generation, Guest, Host, Record
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Generation, Guest, Host, Record, describe
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish, interface_faults
 from ansible_collections.microvm.fleet.plugins.module_utils._systemd import unit as unit_of
 
@@ -391,7 +391,7 @@ def _present(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator
             stopping = True
         yield from _stop(wish, name, stopping=stopping)
         yield from _record(wish, guest, target)
-    yield from _housekeeping(wish, guest, current)
+    yield from _housekeeping(wish, guest, current, runs=guest.unit.up and not stopping)
     restarted = stopping and wish.state != "stopped"
     if restarted or interrupted or (wish.state in ("started", "restarted") and not guest.unit.active):
         yield Start(name)
@@ -457,14 +457,14 @@ def _record(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator[
         yield Write(guest.name, record=after, refresh=not changing and asked == guest.record)
 
 
-def _housekeeping(wish: GuestWish, guest: Guest, current: str | None) -> t.Iterator[Step]:
-    """What is beside the runner: roots, old generations, settings, autostart."""
+def _housekeeping(wish: GuestWish, guest: Guest, current: str | None, *, runs: bool) -> t.Iterator[Step]:
+    """What is beside the runner: roots, old generations, settings, autostart.  *runs*: it is not stopped in this run."""
     name = guest.name
     ours = guest.record is not None or current != guest.current
     if ours and guest.roots != {name, f"booted-{name}"}:
         yield Root(name)
     if ours:
-        forgotten = _surplus(wish, guest, current)
+        forgotten = _surplus(wish, guest, current, runs=runs)
         if forgotten:
             yield Forget(name, numbers=forgotten)
     text = settings(wish, guest.settings)
@@ -476,7 +476,7 @@ def _housekeeping(wish: GuestWish, guest: Guest, current: str | None) -> t.Itera
         yield Autostart(name, enable=wish.autostart)
 
 
-def _surplus(wish: GuestWish, guest: Guest, current: str | None) -> tuple[int, ...]:
+def _surplus(wish: GuestWish, guest: Guest, current: str | None, *, runs: bool) -> tuple[int, ...]:
     """Generations to be dropped: the oldest beyond the number to keep, but none that runs or is to run."""
     generations = list(guest.generations)
     if current is not None and current != guest.current:
@@ -487,7 +487,7 @@ def _surplus(wish: GuestWish, guest: Guest, current: str | None) -> tuple[int, .
                 runner not in runners or (runner == current and generations[-1].runner != current)
             ):
                 generations.append(Generation(max((each.number for each in generations), default=0) + 1, runner))
-    needed = {current, guest.booted if guest.unit.up else None}
+    needed = {current, guest.booted if runs else None}
     old = generations[: -wish.keep_generations]
     return tuple(generation.number for generation in old if generation.runner not in needed)
 
@@ -618,9 +618,7 @@ def project(described: t.Mapping[str, t.Any], plan: GuestPlan) -> dict[str, t.An
         elif isinstance(step, Start):
             after.update(active=True, booted=after["current"], restart_needed=False)
         elif isinstance(step, Remove):
-            after.update(
-                exists=False, owner=None, current=None, booted=None, staged=None, active=False, autostart=False
-            )
+            after = describe(Guest(plan.name))
             generations = []
     after["generations"] = generations
     return after

@@ -293,7 +293,10 @@ def _report(
     """Fill *result* with an entry a plan; in check mode, with what would be."""
     for plan in plans:
         outcome = outcomes.get(plan.name, Outcome(error=plan.error))
-        steps = plan.steps if check or not outcomes else outcome.done
+        # Told in the order of the plan, as check mode does, and not in the one in which all guests were worked on.
+        order = {type(step): place for place, step in enumerate(plan.steps)}
+        done = sorted(outcome.done, key=lambda step: order.get(type(step), len(order)))
+        steps = plan.steps if check or not outcomes else done
         described = describe(before.guest(plan.name))
         now = planner.project(described, plan) if check else describe(after.guest(plan.name))
         error = outcome.error or plan.error

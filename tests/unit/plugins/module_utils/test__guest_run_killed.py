@@ -2,178 +2,19 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A run that is killed anywhere is finished by the next, and check mode says what a run then does."""
+"""A run that is killed anywhere is finished by the next."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import re
-import tempfile
-import typing as t
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_run import Limits, Result, converge
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import read_wishes
-from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FLAKE, FakeHost, Killer, Spec
-
-Wishes = list[dict[str, t.Any]]
-
-
-def run(host: FakeHost, wishes: Wishes, *, check: bool = False, **options: t.Any) -> Result:
-    """One run over all guests of the host."""
-    update = options.pop("update", "never")
-    return converge(
-        read_wishes(wishes, update=update),
-        paths=host.paths,
-        commands=host,
-        limits=Limits(lock=0),
-        check=check,
-        all_guests=True,
-        **options,
-    )
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A host before a run, and the run."""
-
-    before: t.Callable[[FakeHost], object]
-    wishes: Wishes
-    options: t.Mapping[str, t.Any]
-
-
-SCENES: dict[str, Scene] = {}
-
-
-def scene(wishes: Wishes, **options: t.Any) -> t.Callable[[t.Callable[[FakeHost], object]], object]:
-    """Register a function that prepares the host of a scene, by its name."""
-
-    def register(before: t.Callable[[FakeHost], object]) -> object:
-        SCENES[before.__name__] = Scene(before, wishes, options)
-        return before
-
-    return register
-
-
-def wish(name: str = "web1", **fields: t.Any) -> dict[str, t.Any]:
-    """A wish from the flake."""
-    return {"name": name, "flake": FLAKE, **fields}
-
-
-@scene([wish()])
-def create(host: FakeHost) -> None:
-    host.offer(Spec("web1"))
-
-
-@scene([wish(state="started", autostart=True, start_timeout=20, labels={"a": "b"}), wish("web2", state="started")])
-def create_and_start(host: FakeHost) -> None:
-    host.offer(Spec("web1"), Spec("web2"))
-
-
-@scene([{"name": "web1", "runner": Spec("web1").path, "state": "started"}])
-def create_from_runner(host: FakeHost) -> None:
-    host.publish(Spec("web1"))
-
-
-@scene([wish()])
-def complete(host: FakeHost) -> None:
-    host.offer(Spec("web1"))
-    host.guest("web1").mkdir()
-    host.guest("web1", "data.img").touch()
-
-
-def ran(host: FakeHost, **fields: t.Any) -> None:
-    host.offer(Spec("web1"))
-    run(host, [wish(state="started", autostart=True, **fields)])
-
-
-@scene([wish(state="started")], update="activate")
-def update_running(host: FakeHost) -> None:
-    ran(host)
-    host.renew("web1")
-
-
-@scene([wish()], update="activate")
-def update_stopped(host: FakeHost) -> None:
-    host.offer(Spec("web1"))
-    run(host, [wish()])
-    host.renew("web1")
-
-
-@scene([wish()], update="stage")
-def stage(host: FakeHost) -> None:
-    ran(host)
-    host.renew("web1")
-
-
-@scene([wish()], update="activate")
-def activate_staged(host: FakeHost) -> None:
-    ran(host)
-    host.renew("web1")
-    run(host, [wish()], update="stage")
-
-
-@scene([wish(keep_generations=2)], update="activate")
-def forget(host: FakeHost) -> None:
-    ran(host)
-    for _ in range(3):
-        host.renew("web1")
-        run(host, [wish(keep_generations=4)], update="activate")
-    host.renew("web1")
-
-
-@scene([wish()], update="activate")
-def roll_back(host: FakeHost) -> None:
-    ran(host)
-    host.renew("web1")
-    run(host, [wish()], update="activate")
-    host.renew("web1", version=1)
-
-
-@scene([wish()], update="activate")
-def adopt_and_update(host: FakeHost) -> None:
-    host.offer(Spec("web1"))
-    host.microvm_create(Spec("web1", version=0))
-    host.start("web1")
-
-
-@scene([wish(protect=True, labels={"a": "b"}, stop_timeout=9, autostart=True)])
-def adopt_and_protect(host: FakeHost) -> None:
-    host.microvm_create(Spec("web1"))
-
-
-@scene([wish(state="restarted", stop_timeout=30)])
-def restart(host: FakeHost) -> None:
-    ran(host, stop_timeout=20)
-
-
-@scene([wish(state="stopped", autostart=False)])
-def stop(host: FakeHost) -> None:
-    ran(host)
-
-
-@scene([wish(state="absent")])
-def remove(host: FakeHost) -> None:
-    ran(host, stop_timeout=20)
-
-
-@scene([wish(state="absent", purge=True)])
-def purge(host: FakeHost) -> None:
-    ran(host, stop_timeout=20)
-    host.guest("web1", "share").mkdir()
-    host.guest("web1", "share", "file").touch()
-
-
-@scene([wish("web2")], prune=True)
-def prune(host: FakeHost) -> None:
-    ran(host)
-    host.offer(Spec("web2"))
+from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FakeHost, Killer
+from ansible_collections.microvm.fleet.tests.unit.support.scenes import SCENES, run
 
 
 def normal(host: FakeHost) -> dict[str, str]:
@@ -184,23 +25,17 @@ def normal(host: FakeHost) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look at the process number gives the same one until `run` begins anew."""
-    numbers = itertools.count(1000)
-    current = [next(numbers)]
-    monkeypatch.setattr(os, "getpid", lambda: current[0])
-    monkeypatch.setitem(globals(), "next_process", lambda: current.__setitem__(0, next(numbers)))
-
-
-def next_process() -> None:
-    """Replaced by the fixture `processes`."""
-
-
-@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("name", sorted(SCENES))
-def test_a_run_killed_anywhere_is_finished_by_the_next(name: str, tmp_path: Path) -> None:
+def test_a_run_killed_anywhere_is_finished_by_the_next(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scene = SCENES[name]
+    numbers = itertools.count(1000)
+
+    def next_process() -> None:
+        """Let what follows be done by another process."""
+        number = next(numbers)
+        monkeypatch.setattr(os, "getpid", lambda: number)
 
     def fresh(number: str) -> FakeHost:
         place = tmp_path / number
