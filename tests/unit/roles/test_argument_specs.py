@@ -1,0 +1,83 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the roles say of their variables agrees with what they do and with the modules."""
+
+from __future__ import annotations
+
+import typing as t
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import guests_spec
+
+ROLES = Path(__file__).resolve().parents[3] / "roles"
+OWN = ["autostart", "guests", "host"]
+
+
+def load(role: str, *parts: str) -> t.Any:
+    return yaml.safe_load(ROLES.joinpath(role, *parts).read_text(encoding="utf-8"))
+
+
+def plain(options: dict[str, t.Any]) -> dict[str, t.Any]:
+    """Options without their words: type, choices, defaults; `options` of a role or a module alike."""
+    keys = ("type", "elements", "required", "choices", "default")
+    result: dict[str, t.Any] = {}
+    for name, option in options.items():
+        said = {key: option[key] for key in keys if key in option}
+        said.setdefault("type", "str")
+        if said.get("required") is False:
+            del said["required"]
+        if said.get("default", "") is None:
+            del said["default"]
+        if "choices" in said:
+            said["choices"] = list(said["choices"])
+        if option.get("options"):
+            said["options"] = plain(option["options"])
+        result[name] = said
+    return result
+
+
+@pytest.mark.parametrize("role", OWN)
+def test_defaults_are_those_that_are_described(role: str) -> None:
+    defaults = load(role, "defaults", "main.yml")
+    described: dict[str, t.Any] = {}
+    for entry in load(role, "meta", "argument_specs.yml")["argument_specs"].values():
+        described.update({name: option.get("default") for name, option in entry["options"].items()})
+    assert defaults == described
+
+
+@pytest.mark.parametrize("role", OWN)
+def test_every_entry_point_is_described(role: str) -> None:
+    tasks = ROLES / role / "tasks"
+    described = load(role, "meta", "argument_specs.yml")["argument_specs"]
+    assert all((tasks / f"{entry}.yml").is_file() for entry in described)
+    assert "main" in described
+    assert ("remove" in described) == (tasks / "remove.yml").is_file()
+
+
+@pytest.mark.parametrize("role", OWN)
+def test_the_readme_has_every_variable(role: str) -> None:
+    text = (ROLES / role / "README.md").read_text(encoding="utf-8")
+    assert [name for name in load(role, "defaults", "main.yml") if f"`{name}`" not in text] == []
+
+
+def test_guests_of_the_role_are_those_of_the_module() -> None:
+    role = load("guests", "meta", "argument_specs.yml")["argument_specs"]["main"]["options"]["microvm_guests"]
+    module = guests_spec()
+    assert plain(role["options"]) == plain(module["options"])
+
+
+def test_every_static_file_of_the_host_is_installed() -> None:
+    files = ROLES / "host" / "files"
+    listed = {entry["src"] for entry in load("host", "vars", "main.yml")["__microvm_host_files"]}
+    assert listed == {str(path.relative_to(files)) for path in files.rglob("*") if path.is_file()}
+
+
+def test_every_unit_can_be_removed() -> None:
+    variables = load("host", "vars", "main.yml")
+    units = {path.name for path in (ROLES / "host" / "files" / "units").iterdir()}
+    assert set(variables["__microvm_host_units"]) == units
