@@ -145,6 +145,8 @@ start)
     while read -r key equals value; do
         case $key in net/*) ;; *) continue ;; esac
         [ "$equals" = "=" ] || continue
+        # Of an interface that is not there, how it listens does not matter; udev applies sysctl.d when it comes.
+        case $key in */accept_ra) [ -e "/proc/sys/$key" ] || continue ;; esac
         while [ ! -e "/proc/sys/$key" ] && [ "$tries" -gt 0 ]; do
             tries=$((tries - 1))
             sleep 0.1

@@ -376,6 +376,18 @@ def _single(element: str) -> str:
     )
 
 
+def _listens(link: Link, observed: Observed) -> bool:
+    """Whether *link* may be one that the host takes router advertisements from.
+
+    No port of a bridge is, and no end of a container's pair, which comes and goes, unless it is the way out.
+    """
+    return (
+        link.name != "lo"
+        and link.master is None
+        and (link.kind != "veth" or any(link.name in names for names in observed.ways_out.values()))
+    )
+
+
 def _settings(sets: _nft.Sets, observed: Observed, record: HostRecord, ours: t.Collection[str]) -> dict[str, str]:
     """Kernel settings, in the order in which they have to be set."""
     forwards4: set[str] = set()
@@ -392,9 +404,10 @@ def _settings(sets: _nft.Sets, observed: Observed, record: HostRecord, ours: t.C
     if forwards6 and record.settings.get(ALL_IPV6, observed.settings.get(ALL_IPV6)) != "1":
         # The kernel forwards IPv6 for all interfaces or none, and one that forwards ignores router advertisements
         # unless accept_ra is 2 (Documentation/networking/ip-sysctl.rst): the host would lose its own way out.
-        for name in sorted(observed.links):
+        for name, link in sorted(observed.links.items()):
             key = f"net/ipv6/conf/{name}/accept_ra"
-            if name != "lo" and name not in ours and (observed.settings.get(key) == "1" or key in record.settings):
+            taking = observed.settings.get(key) == "1" or key in record.settings
+            if taking and name not in ours and _listens(link, observed):
                 settings[key] = "2"
     if forwards6:
         settings[ALL_IPV6] = "1"

@@ -160,6 +160,10 @@ options:
           leases:
             description:
               - Fixed addresses. An address of the pool can be among them; no other client gets it then.
+              - systemd-networkd knows a client by the identifier that it sends. A guest whose identifier is its MAC
+                address, as with C(ClientIdentifier=mac) of systemd.network, always gets its address. A guest with
+                another is not known to systemd before 255, and newer ones refuse an address to a second identifier
+                until the lease of the first has ended.
             type: list
             elements: dict
             default: []

@@ -442,6 +442,35 @@ def test_ipv6_of_a_host_that_forwards_it_already() -> None:
     assert target.settings[planner.ALL_IPV6] == "1"
 
 
+@pytest.mark.parametrize(
+    ("options", "ways_out", "listens"),
+    [
+        ({}, (), True),
+        ({"kind": "wireguard"}, (), True),
+        ({"kind": "veth"}, (), False),
+        ({"kind": "veth"}, ("net1",), True),
+        ({"master": "br0"}, (), False),
+        ({"kind": "veth", "master": "br0"}, ("net1",), False),
+    ],
+)
+def test_interfaces_that_go_on_taking_router_advertisements(
+    options: dict[str, t.Any],
+    ways_out: tuple[str, ...],
+    listens: bool,
+) -> None:
+    key = "net/ipv6/conf/net1/accept_ra"
+    base = host()
+    observed = replace(
+        base,
+        links={**base.links, "net1": replace(link("net1"), **options)},
+        settings={**base.settings, key: "1"},
+        ways_out={"4": (), "6": ways_out},
+    )
+    settings = plan(observed, BOTH | {"uplink": "eth0"}).target.settings
+    assert (settings.get(key) == "2") is listens
+    assert "net/ipv6/conf/lo/accept_ra" not in settings
+
+
 def test_uplink_that_is_named() -> None:
     observed = host()
     observed = replace(observed, links={**observed.links, "wg0": link("wg0", "wireguard")})
