@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Makes the kernel and the initramfs that all guests share, from the host's
 # linux-image-cloud-amd64, busybox-static, kmod and cpio.
 set -eu

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Makes what belongs to one runner alone, an output each: its scripts, the store
 # disk, the configuration of its virtiofsd.
 #
@@ -35,7 +36,7 @@ if [ -n "${virtiofsdConf?}" ]; then
     printf '\n[eventlistener:notify]\nevents=PROCESS_STATE_RUNNING\n'
     printf 'command=/bin/bash %s %s\n' "${virtiofsdReady:?}" "$count"
     printf '%s' "$virtiofsTable" | while read -r tag socket mode source; do
-      printf '\n[program:virtiofsd-%s]\nredirect_stderr=true\nautorestart=true\n' "$tag"
+      printf '\n[program:virtiofsd-%s]\nstdout_syslog=true\nstderr_syslog=true\n' "$tag"
       printf 'command=/bin/bash %s %s %s %s\n' "${virtiofsd:?}" "$socket" "$mode" "$source"
     done
   } > "$virtiofsdConf"

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Makes a runner: bin/ as links to the scripts, share/microvm as text.
 set -eu
 PATH=/usr/bin:/bin

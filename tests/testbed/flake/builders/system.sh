@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Makes a guest's system, what NixOS calls the toplevel.
 set -eu
 PATH=/usr/bin:/bin
