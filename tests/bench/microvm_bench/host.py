@@ -77,7 +77,7 @@ class Host:
         """Make the lab, and put there what measures and what is measured."""
         must([*TESTBED, "up", "--lab", self.lab])
         for source, target in ((HERE / "remote", PLACE), (FLAKE, f"{PLACE}/flake")):
-            archive = must_bytes(["tar", "--directory", source, "--create", "."])
+            archive = must_bytes(["tar", "--directory", source, "--exclude", "./guests.json", "--create", "."])
             self.shell(f"mkdir -p {target} && tar --directory {target} --extract --no-same-owner", stdin=archive)
 
     def down(self) -> None:
