@@ -91,8 +91,7 @@ class Bench:
             stored.ours.append(self.module(COUNT))
             self.host.inside("reset", LOOP)
             stored.theirs.append(self.loop())
-        self.host.inside("reset", LOOP)
-        self.sections.append((f"creating {COUNT} guests", self.host.sections(self.payload(COUNT))))
+        self.sections.append((f"creating {COUNT} guests", self.host.sections(self.payload(COUNT), LOOP)))
         return [
             Figure(f"create {COUNT}, runners in the store", stored.ours, PEER_LOOP, stored.theirs, faster=5),
             Figure(f"create {COUNT}, nothing built", built.ours, PEER_LOOP, built.theirs, faster=1.5),

@@ -107,9 +107,9 @@ class Host:
             raise BenchError(f"{shlex.join(argv)} ended with {answer['rc']} on {self.name}:\n{answer['output']}")
         return float(answer["seconds"])
 
-    def sections(self, payload: str) -> list[tuple[str, float]]:
-        """Where the time of the module goes that the *payload* runs."""
-        answer = self.inside("sections", payload).splitlines()[-1]
+    def sections(self, *words: str) -> list[tuple[str, float]]:
+        """Where the time of the module goes that a payload runs: see remote/inside.py."""
+        answer = self.inside("sections", *words).splitlines()[-1]
         return [(str(what), float(seconds)) for what, seconds in json.loads(answer)]
 
 

@@ -5,6 +5,7 @@
 
 inside.py time PROGRAM ARGUMENT...   run it; print seconds, exit status and the end of its output as JSON
 inside.py sections PAYLOAD           run the module in the payload; print where its time went as JSON
+inside.py sections PAYLOAD DIRECTORY the same from no guests on the host; see reset
 inside.py use NAME                   have the guests of set NAME on the host, and put the present ones aside
 inside.py reset DIRECTORY            remove all guests of the present set, and what the loop made in DIRECTORY
 inside.py empty DIRECTORY            the same, and all that was built
@@ -42,13 +43,17 @@ def take_time(argv: list[str]) -> dict[str, object]:
     return {"seconds": seconds, "rc": done.returncode, "output": text}
 
 
-def sections(payload: str) -> list[tuple[str, float]]:
+def sections(payload: str, directory: str | None = None) -> list[tuple[str, float]]:
     """Sections of one run; starting Python and unpacking the payload are seen from outside."""
+    if directory is not None:
+        reset(directory)
     whole = take_time([sys.executable, payload])
     start = min(float(str(take_time([sys.executable, "-c", "pass"])["seconds"])) for _ in range(5))
     exploded = os.path.join(os.path.dirname(payload), "debug_dir")
     shutil.rmtree(exploded, ignore_errors=True)
     subprocess.run([sys.executable, payload, "explode"], stdout=subprocess.DEVNULL, check=True)
+    if directory is not None:
+        reset(directory)
     answer = subprocess.run(
         [sys.executable, os.path.join(HERE, "sections.py"), exploded], stdout=subprocess.PIPE, check=True, text=True
     )
@@ -103,6 +108,6 @@ if __name__ == "__main__":
     if command == "time":
         print(json.dumps(take_time(arguments)))
     elif command == "sections":
-        print(json.dumps(sections(arguments[0])))
+        print(json.dumps(sections(*arguments)))
     else:
         {"use": use, "reset": reset, "empty": empty}[command](arguments[0])
