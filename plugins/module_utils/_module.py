@@ -54,6 +54,9 @@ class FleetModule(AnsibleModule):  # type: ignore[misc, unused-ignore]
         for number, entry in enumerate(entries if isinstance(entries, list) else (), 1):
             if isinstance(entry, dict):
                 yield from self._of_one(spec, entry, str(entry.get("name") or f"number {number} of the list"))
+            elif not (isinstance(entry, str) and ("=" in entry or entry.startswith("{"))):
+                # Words such as "name=web1" are taken for a dictionary, as everywhere in Ansible.
+                yield f"{self._noun} number {number} of the list: {entry!r} is no dictionary of options."
 
     def _of_one(self, spec: dict[str, t.Any], entry: dict[str, t.Any], name: str) -> t.Iterator[str]:
         # What was not given is None by now, where it has no default.

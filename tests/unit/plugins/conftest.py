@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import grp
+import json
 import os
 import typing as t
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FakeHost
 
@@ -41,3 +43,25 @@ def owners(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
 def host(tmp_path: Path) -> FakeHost:
     """A host that the role has prepared, without guests."""
     return FakeHost(tmp_path)
+
+
+Play = t.Callable[..., dict[str, t.Any]]
+
+
+@pytest.fixture
+def play(host: FakeHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Play:
+    """Run a module on the host, as Ansible would: arguments in, the JSON that it printed out."""
+
+    def run(module: t.Any, *, check: bool = False, diff: bool = False, **arguments: t.Any) -> dict[str, t.Any]:
+        monkeypatch.setattr(module, "Paths", lambda: host.paths)
+        monkeypatch.setattr(module, "Commands", lambda: host)
+        given = {**arguments, "_ansible_check_mode": check, "_ansible_diff": diff}
+        with patch_module_args(given), pytest.raises(SystemExit) as ended:
+            module.main()
+        said = capsys.readouterr()
+        answer: dict[str, t.Any] = json.loads(said.out)
+        assert bool(ended.value.code) is answer.get("failed", False)
+        assert said.err == ""
+        return answer
+
+    return run

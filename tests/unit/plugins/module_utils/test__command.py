@@ -117,8 +117,8 @@ def test_find_takes_no_file_that_cannot_run(tmp_path: Path, monkeypatch: pytest.
         ),
         (
             {"subject": "guest web1"},
-            "guest web1: the program fleet-none is not on this host. "
-            "Install it, or run the role microvm.fleet.host first.",
+            ("guest web1: the program fleet-none is not on this host. "
+            "Install it, or run the role microvm.fleet.host first."),
         ),
         ({"hint": "Get it."}, "the program fleet-none is not on this host. Get it."),
     ],
@@ -197,9 +197,7 @@ def test_a_program_that_ignores_signals_ends_too(commands: Commands) -> None:
         commands.run(["sh", "-c", "trap '' TERM INT HUP; while :; do sleep 60; done"], timeout=0.5)
 
 
-def test_the_program_ends_when_the_caller_is_interrupted(
-    commands: Commands, tmp_path: Path
-) -> None:
+def test_the_program_ends_when_the_caller_is_interrupted(commands: Commands, tmp_path: Path) -> None:
     note = tmp_path / "pid"
 
     def interrupt(*_arguments: object) -> None:
@@ -218,7 +216,7 @@ def test_the_program_ends_when_the_caller_is_interrupted(
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [('echo \'{"a": [1, null]}\'', {"a": [1, None]}), ("echo '[]'", []), ("true", None), ("echo; echo ' '", None)],
+    [("echo '{\"a\": [1, null]}'", {"a": [1, None]}), ("echo '[]'", []), ("true", None), ("echo; echo ' '", None)],
 )
 def test_json(commands: Commands, text: str, value: object) -> None:
     assert commands.json(["sh", "-c", text]) == value

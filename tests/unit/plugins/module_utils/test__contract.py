@@ -271,8 +271,8 @@ def test_a_loop_of_links_in_place_of_the_share(tmp_path: Path) -> None:
         ("if [ ! -e a.img ]; then\n  truncate -s 8M a.img\nfi\n", (Volume("a.img", 8),)),
         ("if [ ! -e 'a.img' ]; then\n  touch 'a.img'\nfi\n", (Volume("a.img"),)),
         (
-            "if [ ! -e '/srv/b.img' ]; then\n  truncate -s 1M '/srv/b.img'\nfi\n"
-            "if [ ! -e 'a b.img' ]; then\n  truncate -s 1024M 'a b.img'\nfi\n",
+            ("if [ ! -e '/srv/b.img' ]; then\n  truncate -s 1M '/srv/b.img'\nfi\n"
+            "if [ ! -e 'a b.img' ]; then\n  truncate -s 1024M 'a b.img'\nfi\n"),
             (Volume("/srv/b.img", 1), Volume("a b.img", 1024)),
         ),
         ("if [ -e 'a.img' ]; then\n", ()),
@@ -307,7 +307,7 @@ def test_volumes_of_a_script(script: str, volumes: tuple[Volume, ...]) -> None:
         ("/tmp/result", False),
     ],
 )
-def test_is_store_path(value: str, answer: bool) -> None:  # noqa: FBT001
+def test_is_store_path(value: str, answer: bool) -> None:
     assert is_store_path(value) is answer
 
 
@@ -315,7 +315,7 @@ def test_is_store_path(value: str, answer: bool) -> None:  # noqa: FBT001
     ("value", "answer"),
     [("/nix/store/x", True), ("/nix/store", False), ("/nix/storex/y", False), ("/srv/x", False), (None, False)],
 )
-def test_in_store(value: str | None, answer: bool) -> None:  # noqa: FBT001
+def test_in_store(value: str | None, answer: bool) -> None:
     assert in_store(value) is answer
 
 

@@ -127,7 +127,7 @@ def test_remove(tmp_path: Path) -> None:
 
 
 def test_remove_flushes_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flushed = []
+    flushed: list[str] = []
     monkeypatch.setattr(_files, "sync_directory", flushed.append)
     (tmp_path / "file").touch()
     _files.remove(str(tmp_path / "file"))

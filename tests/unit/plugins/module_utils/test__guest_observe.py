@@ -122,7 +122,7 @@ def test_a_running_guest(host: FakeHost) -> None:
         (False, None, "microvm"),
     ],
 )
-def test_guests_of_a_nixos_host(host: FakeHost, toplevel: bool, once: bool | None, owner: str) -> None:  # noqa: FBT001
+def test_guests_of_a_nixos_host(host: FakeHost, toplevel: bool, once: bool | None, owner: str) -> None:
     host.nixos_install(WEB1, toplevel=toplevel, once=once)
     assert see(host).owner == owner
 
@@ -190,7 +190,10 @@ def test_a_record_survives_being_written() -> None:
     ("leave", "said"),
     [
         (lambda host: host.guest("web1").mkdir(), "missing runner: the directory has no link named current."),
-        (lambda host: note(host, Record()), "incomplete: there is no state directory, but traces of the guest are left on the host."),
+        (
+            lambda host: note(host, Record()),
+            "incomplete: there is no state directory, but traces of the guest are left on the host.",
+        ),
         (
             lambda host: root(host, "1", WEB1.path),
             "incomplete: there is no state directory, but traces of the guest are left on the host.",
@@ -231,11 +234,11 @@ def test_a_current_that_dangles(host: FakeHost) -> None:
     host.guest("web1", "current").symlink_to(WEB1.path)
     guest = see(host)
     assert guest.runner == Runner(WEB1.path, hypervisor="qemu", host_name="web1", missing=True, runs=False)
-    assert list(problems(guest))[0] == f"missing runner: {WEB1.path} is not in the store."
+    assert next(iter(problems(guest))) == f"missing runner: {WEB1.path} is not in the store."
 
 
 @pytest.mark.parametrize("runs", [True, False])
-def test_a_current_outside_the_store(host: FakeHost, tmp_path: Path, runs: bool) -> None:  # noqa: FBT001
+def test_a_current_outside_the_store(host: FakeHost, tmp_path: Path, runs: bool) -> None:
     built = tmp_path / "built"
     (built / "bin").mkdir(parents=True)
     if runs:
@@ -304,7 +307,7 @@ def test_settings(host: FakeHost) -> None:
         ("var/lib/microvms/web1/.hidden", False),
     ],
 )
-def test_what_a_killed_run_left(host: FakeHost, place: str, found: bool) -> None:  # noqa: FBT001
+def test_what_a_killed_run_left(host: FakeHost, place: str, found: bool) -> None:
     host.microvm_create(WEB1)
     path = host.root / place
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -64,7 +64,9 @@ def runner(version: int, name: str = NAME, **fields: t.Any) -> Runner:
 
 
 def target(version: int, name: str = NAME, **fields: t.Any) -> Target:
-    return Target(runner(version, name, **fields), source=f"{path(version, name)}.drv", flake=FLAKE, locked=f"r{version}")
+    return Target(
+        runner(version, name, **fields), source=f"{path(version, name)}.drv", flake=FLAKE, locked=f"r{version}"
+    )
 
 
 def record(version: int, *known: int, **fields: t.Any) -> Record:
@@ -444,9 +446,7 @@ TABLE: list[tuple[str, GuestWish, Guest, Target | None, t.Sequence[Step]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("wished", "guest", "aim", "steps"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
-)
+@pytest.mark.parametrize(("wished", "guest", "aim", "steps"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
 def test_plans(wished: GuestWish, guest: Guest, aim: Target | None, steps: t.Sequence[Step]) -> None:
     plan = planner.plan(wished, guest, aim)
     assert plan.error is None
@@ -512,32 +512,32 @@ def test_what_is_protected_and_stopped_is_no_error() -> None:
         (
             {"interfaces": (Interface("vt-web1", "tap"),)},
             (),
-            "guest web1, microvm.interfaces: its interface 'vt-web1' begins with vt-, which systemd-networkd gives a "
-            "network of its own (80-vm-vt.network). Give it a name such as vm-web1 there.",
+            ("guest web1, microvm.interfaces: its interface 'vt-web1' begins with vt-, which systemd-networkd gives a "
+            "network of its own (80-vm-vt.network). Give it a name such as vm-web1 there."),
         ),
         (
             {"interfaces": (Interface("vm-too-long-a-name", "macvtap"),)},
             (),
-            "guest web1, microvm.interfaces: its interface 'vm-too-long-a-name' has 18 characters, and the kernel "
-            "takes 15. Give it a name such as vm-web1 there.",
+            ("guest web1, microvm.interfaces: its interface 'vm-too-long-a-name' has 18 characters, and the kernel "
+            "takes 15. Give it a name such as vm-web1 there."),
         ),
         (
             {},
             (InterfaceWish("vm-other"),),
-            "guest web1, interfaces[0].id: the guest has no interface vm-other; it has vm-web1. "
-            "Let the inventory and the guest's configuration name the same.",
+            ("guest web1, interfaces[0].id: the guest has no interface vm-other; it has vm-web1. "
+            "Let the inventory and the guest's configuration name the same."),
         ),
         (
             {"interfaces": ()},
             (InterfaceWish("vm-web1"),),
-            "guest web1, interfaces[0].id: the guest has no interface vm-web1; it has none. "
-            "Let the inventory and the guest's configuration name the same.",
+            ("guest web1, interfaces[0].id: the guest has no interface vm-web1; it has none. "
+            "Let the inventory and the guest's configuration name the same."),
         ),
         (
             {},
             (InterfaceWish("vm-web1", mac="02:00:00:00:00:02"),),
-            "guest web1, interfaces[0].mac: the inventory says 02:00:00:00:00:02, and the guest's configuration says "
-            "02:00:00:00:00:01. Let both name the same.",
+            ("guest web1, interfaces[0].mac: the inventory says 02:00:00:00:00:02, and the guest's configuration says "
+            "02:00:00:00:00:01. Let both name the same."),
         ),
     ],
 )
@@ -556,7 +556,10 @@ def test_runners_that_do_not_fit(fields: dict[str, t.Any], wished: tuple[Interfa
     [
         ({"interfaces": (Interface("a-very-long-name-of-a-user-net", "user"),)}, ()),
         ({"interfaces": (Interface("vm-web1", "tap"),)}, (InterfaceWish("vm-web1", mac="02:00:00:00:00:02"),)),
-        ({"interfaces": (Interface("vm-web1", "tap", "02:AB:00:00:00:01"),)}, (InterfaceWish("vm-web1", "02:ab:00:00:00:01"),)),
+        (
+            {"interfaces": (Interface("vm-web1", "tap", "02:AB:00:00:00:01"),)},
+            (InterfaceWish("vm-web1", "02:ab:00:00:00:01"),),
+        ),
         ({"missing": True}, (InterfaceWish("vm-other"),)),
     ],
 )
@@ -678,7 +681,7 @@ def host(*guests: Guest) -> Host:
     return Host(guests={guest.name: guest for guest in guests})
 
 
-CLASHES = [
+CLASHES: list[tuple[dict[str, t.Any], str]] = [
     (
         {"interfaces": (Interface("vm-x", "tap"),)},
         "microvm.interfaces: its interface vm-x is also that of guest {} on this host.",
@@ -795,7 +798,7 @@ def test_an_error_stays_what_it_is() -> None:
         ((Switch(NAME, path(1), None),), False),
     ],
 )
-def test_unprepared(steps: tuple[Step, ...], refused: bool) -> None:  # noqa: FBT001
+def test_unprepared(steps: tuple[Step, ...], refused: bool) -> None:
     plan = GuestPlan(wish(), MISSING, steps=steps)
     assert planner.unprepared([plan], Host(guests={})) == (plan,)
     (answer,) = planner.unprepared([plan], Host(guests={}, prepared=False))
@@ -827,7 +830,11 @@ def test_unprepared(steps: tuple[Step, ...], refused: bool) -> None:  # noqa: FB
         (Create(NAME, path(1), None, complete=True), f"web1: complete with {path(1)}", True),
         (Root(NAME), "web1: root current and booted", True),
         (Switch(NAME, path(1), None), f"web1: switch to {path(1)}", True),
-        (Settings(NAME, "[Service]\nTimeoutStartSec=1\nTimeoutStopSec=2\n"), "web1: set TimeoutStartSec=1, TimeoutStopSec=2", True),
+        (
+            Settings(NAME, "[Service]\nTimeoutStartSec=1\nTimeoutStopSec=2\n"),
+            "web1: set TimeoutStartSec=1, TimeoutStopSec=2",
+            True,
+        ),
         (Reload(NAME), "web1: reload units", True),
         (Autostart(NAME, enable=True), "web1: enable autostart", True),
         (Autostart(NAME, enable=False), "web1: disable autostart", True),
@@ -838,7 +845,7 @@ def test_unprepared(steps: tuple[Step, ...], refused: bool) -> None:  # noqa: FB
         (Remove(NAME, purge=True), "web1: remove with its volumes", True),
     ],
 )
-def test_words(step: Step, words: str, changes: bool) -> None:  # noqa: FBT001
+def test_words(step: Step, words: str, changes: bool) -> None:
     assert step.words() == words
     assert step.changes is changes
 
@@ -883,7 +890,10 @@ def test_what_is_said_alone_is_said() -> None:
         (Start(NAME), {"active": True, "booted": path(1)}),
         (Switch(NAME, path(2), "/other"), {"current": path(2), "flake": "/other"}),
         (Switch(NAME, path(2), None), {"current": path(2)}),
-        (Write(NAME, record(2, protect=True, labels={"a": "b"})), {"locked": "r2", "protect": True, "labels": {"a": "b"}}),
+        (
+            Write(NAME, record(2, protect=True, labels={"a": "b"})),
+            {"locked": "r2", "protect": True, "labels": {"a": "b"}},
+        ),
         (Mark(NAME), {}),
         (Settings(NAME, "[Service]\n"), {}),
     ],

@@ -228,7 +228,7 @@ READ_HINT = " See that it exists, has a flake.nix, and that root on the host may
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_a_flake_that_is_not_there(host: FakeHost, check: bool) -> None:  # noqa: FBT001
+def test_a_flake_that_is_not_there(host: FakeHost, check: bool) -> None:
     host.offer(Spec("web1"))
     result = run(host, [wish(), wish("a", flake="/none"), wish("b", flake="/none")], check=check)
     said = f"/none cannot be read as a flake: getting status of '/none': No such file or directory.{READ_HINT}"
@@ -239,7 +239,7 @@ def test_a_flake_that_is_not_there(host: FakeHost, check: bool) -> None:  # noqa
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_a_guest_that_does_not_evaluate(host: FakeHost, check: bool) -> None:  # noqa: FBT001
+def test_a_guest_that_does_not_evaluate(host: FakeHost, check: bool) -> None:
     host.offer(Spec("web1"), Spec("bad", behaviour="unevaluable"))
     result = run(host, [wish("bad"), wish(), wish("none")], check=check)
     assert messages(result) == {
@@ -308,7 +308,7 @@ def test_a_runner_that_is_fetched_and_clashes(host: FakeHost) -> None:
 
 
 @pytest.mark.parametrize("all_guests", [True, False])
-def test_a_guest_that_clashes_with_one_that_no_wish_names(host: FakeHost, all_guests: bool) -> None:  # noqa: FBT001
+def test_a_guest_that_clashes_with_one_that_no_wish_names(host: FakeHost, all_guests: bool) -> None:
     host.microvm_create(Spec("other", vsock_cid=7))
     host.offer(Spec("web1", vsock_cid=7))
     result = run(host, [wish()]) if all_guests else one(host, wish())
@@ -343,8 +343,10 @@ def test_a_guest_that_crashes_is_not_started(host: FakeHost) -> None:
 
 def test_a_guest_whose_start_is_skipped(host: FakeHost) -> None:
     host.offer(Spec("web1", behaviour="skipped"))
-    assert run(host, [wish(state="started")]).failures[0].startswith(
-        "guest web1, state: did not stay up: the unit is inactive (success). Its journal ends with:\n"
+    assert (
+        run(host, [wish(state="started")])
+        .failures[0]
+        .startswith("guest web1, state: did not stay up: the unit is inactive (success). Its journal ends with:\n")
     )
 
 
@@ -373,7 +375,9 @@ def test_a_guest_that_cannot_be_enabled(host: FakeHost) -> None:
     host.broken_units.add("a")
     result = run(host, [wish("a", autostart=True, state="started"), wish("b", autostart=True)])
     assert list(messages(result)) == ["a"]
-    assert messages(result)["a"].startswith("guest a, autostart: systemctl --quiet enable microvm@a.service ended with 1")
+    assert messages(result)["a"].startswith(
+        "guest a, autostart: systemctl --quiet enable microvm@a.service ended with 1"
+    )
     assert [each["guest"]["autostart"] for each in result.results] == [False, True]
     assert "a" not in host.units
 
@@ -407,20 +411,20 @@ def test_a_host_without_the_group(host: FakeHost, monkeypatch: pytest.MonkeyPatc
     host.offer(Spec("web1"))
     monkeypatch.setattr(grp, "getgrnam", none)
     assert run(host, [wish()]).failures == [
-        f"guest web1, state: create with {Spec('web1').path}: there is no group of that name (kvm). "
-        "See to it on the host and run again; what was done so far is kept."
+        (f"guest web1, state: create with {Spec('web1').path}: there is no group of that name (kvm). "
+        "See to it on the host and run again; what was done so far is kept.")
     ]
     assert exist(host) == []
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_a_host_that_is_not_prepared(tmp_path: Path, check: bool) -> None:  # noqa: FBT001
+def test_a_host_that_is_not_prepared(tmp_path: Path, check: bool) -> None:
     host = FakeHost(tmp_path / "bare") if (tmp_path / "bare").mkdir() else FakeHost(tmp_path / "bare", prepared=False)
     host.offer(Spec("web1"))
     before = host.tree()
     assert run(host, [wish()], check=check).failures == [
-        "guest web1, state: this host has no unit microvm@.service or no /var/lib/microvms. "
-        "Run the role microvm.fleet.host on it first."
+        ("guest web1, state: this host has no unit microvm@.service or no /var/lib/microvms. "
+        "Run the role microvm.fleet.host on it first.")
     ]
     assert host.tree() == before
 
@@ -532,7 +536,7 @@ def orphans(host: FakeHost) -> None:
 
 @pytest.mark.parametrize("check", [True, False])
 @pytest.mark.parametrize("prune", [True, False])
-def test_orphans(host: FakeHost, check: bool, prune: bool) -> None:  # noqa: FBT001
+def test_orphans(host: FakeHost, check: bool, prune: bool) -> None:
     orphans(host)
     result = run(host, [], check=check, prune=prune)
     assert result.orphans == [
@@ -618,7 +622,7 @@ def test_locks(host: FakeHost, entry: str, kind: str, options: dict[str, t.Any],
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_what_changes_nothing_takes_no_lock(host: FakeHost, check: bool) -> None:  # noqa: FBT001
+def test_what_changes_nothing_takes_no_lock(host: FakeHost, check: bool) -> None:
     ran(host)
     with holder(os.path.join(host.paths.locks, "guest-web1"), "exclusive"):
         assert run(host, [wish(state="stopped" if check else "present")], check=check).changed is check

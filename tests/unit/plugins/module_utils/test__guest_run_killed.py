@@ -20,8 +20,7 @@ from ansible_collections.microvm.fleet.tests.unit.support.scenes import SCENES, 
 def normal(host: FakeHost) -> dict[str, str]:
     """The host's tree without what depends on the clock; empty directories that are only containers do not count."""
     return {
-        re.sub(r"\.kept/(.*)-\d{8}T\d{6}Z(-\d+)?", r".kept/\1-TIME", place): text
-        for place, text in host.tree().items()
+        re.sub(r"\.kept/(.*)-\d{8}T\d{6}Z(-\d+)?", r".kept/\1-TIME", place): text for place, text in host.tree().items()
     }
 
 

@@ -240,7 +240,17 @@ def test_a_runner() -> None:
 
 @pytest.mark.parametrize(
     "runner",
-    ["", "/", "/nix/store", "/nix/store/x", "/tmp/result", "result", RUNNER + "/bin/microvm-run", RUNNER + "\n", RUNNER[1:]],
+    [
+        "",
+        "/",
+        "/nix/store",
+        "/nix/store/x",
+        "/tmp/result",
+        "result",
+        RUNNER + "/bin/microvm-run",
+        RUNNER + "\n",
+        RUNNER[1:],
+    ],
 )
 def test_bad_runners(runner: str) -> None:
     assert message(entry(runner=runner)) == (
@@ -268,7 +278,7 @@ def test_two_sources() -> None:
     ],
 )
 def test_ranges(option: str, value: int, most: int) -> None:
-    assert message(entry(**{option: value})) == (
+    assert message({**entry(), option: value}) == (
         f"guest web1, {option}: {value} is out of range. Give a number from 1 to {most}."
     )
 
@@ -354,7 +364,17 @@ def test_group_macs(mac: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["", "192.0.2", "192.0.2.256", "192.0.2.1/33", "2001:db8::/129", "2001:db8:::1", "host", "192.0.2.1 ", "fe80::1%eth0/129"],
+    [
+        "",
+        "192.0.2",
+        "192.0.2.256",
+        "192.0.2.1/33",
+        "2001:db8::/129",
+        "2001:db8:::1",
+        "host",
+        "192.0.2.1 ",
+        "fe80::1%eth0/129",
+    ],
 )
 def test_bad_addresses(address: str) -> None:
     assert message(entry(interfaces=[{"id": "vm-web1", "addresses": ["192.0.2.1", address]}])) == (

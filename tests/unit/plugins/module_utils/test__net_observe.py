@@ -245,6 +245,12 @@ def test_host_record_round() -> None:
     assert HostRecord.read(HostRecord().text(), "x") == HostRecord()
 
 
+def test_host_record_of_an_earlier_version() -> None:
+    value = json.loads(HostRecord(foreign=("eth0",), bridges=("lan",), pending=True).text())
+    del value["bridges"], value["pending"]
+    assert HostRecord.read(json.dumps(value), "x") == HostRecord(foreign=("eth0",))
+
+
 @pytest.mark.parametrize(
     "text", ["", "{}", "[]", '"x"', '{"foreign": 5, "settings": {}}', '{"foreign": null, "settings": []}']
 )

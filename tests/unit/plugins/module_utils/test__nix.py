@@ -153,7 +153,11 @@ def test_nothing_is_written_beside_a_flake() -> None:
             "github:a/b/abc?narHash=sha256-x%3D",
             Flake("ref", "github:a/b/abc?narHash=sha256-x%3D", "abc"),
         ),
-        ({"narHash": "sha256-x="}, "https://x?narHash=sha256-x%3D", Flake("ref", "https://x?narHash=sha256-x%3D", "sha256-x=")),
+        (
+            {"narHash": "sha256-x="},
+            "https://x?narHash=sha256-x%3D",
+            Flake("ref", "https://x?narHash=sha256-x%3D", "sha256-x="),
+        ),
         (
             {"narHash": "sha256-a+b/c=", "dir": "my dir"},
             "git+file:///srv",
@@ -214,7 +218,11 @@ def test_facts_of_guests(version: str) -> None:
         Volume("it has a space.img", 8, None, "ext4"),
     )
     assert isinstance(dotted, Evaluated)
-    assert (dotted.runner.host_name, dotted.runner.hypervisor, dotted.runner.vsock_cid) == ("www", "cloud-hypervisor", 7)
+    assert (dotted.runner.host_name, dotted.runner.hypervisor, dotted.runner.vsock_cid) == (
+        "www",
+        "cloud-hypervisor",
+        7,
+    )
     assert isinstance(bare, Evaluated)
     assert (bare.runner.interfaces, bare.runner.volumes, bare.runner.can_shutdown) == ((), (), False)
 
@@ -281,10 +289,8 @@ class Evaluator(Answers):
             raise self.error
         names = json.loads(argv[argv.index("names") + 1])
         if set(names) & set(self.bad):
-            return 1, "", f"error: {sorted(set(names) & set(self.bad))[0]} throws\n"
-        guests = {
-            name: {"path": f"/nix/store/{name}", "derivation": f"/nix/store/{name}.drv"} for name in names
-        }
+            return 1, "", f"error: {min(set(names) & set(self.bad))} throws\n"
+        guests = {name: {"path": f"/nix/store/{name}", "derivation": f"/nix/store/{name}.drv"} for name in names}
         return 0, json.dumps({"guests": guests, "available": []}), ""
 
 
@@ -335,7 +341,7 @@ def test_no_guests_are_no_process() -> None:
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_check_mode_writes_nothing_to_the_store(keep: bool) -> None:  # noqa: FBT001
+def test_check_mode_writes_nothing_to_the_store(keep: bool) -> None:
     host = Evaluator(())
     _nix.evaluate(host, FLAKE, ["a"], timeout=1, keep=keep)
     assert ("--read-only" in host.calls[0]) is not keep
@@ -355,7 +361,10 @@ def test_names_and_references_are_data(name: str) -> None:
     ("stderr", "text"),
     [
         ("error: it throws\n", "it throws"),
-        ("warning: x\nerror:\n       … while evaluating\n\n       error: it throws\n         at a:1\n", "it throws\n         at a:1"),
+        (
+            "warning: x\nerror:\n       … while evaluating\n\n       error: it throws\n         at a:1\n",
+            "it throws\n         at a:1",
+        ),
         ("error: first\nerror: second\n", "second"),
         ("no word of it\n", "no word of it"),
         ("", ""),
@@ -370,7 +379,9 @@ def test_reason(stderr: str, text: str) -> None:
 
 
 def test_the_reason_of_a_process_without_a_status_is_what_was_seen() -> None:
-    assert _nix.reason(CommandError("nix did not end within 1 s.", stderr="error: half")) == "nix did not end within 1 s."
+    assert (
+        _nix.reason(CommandError("nix did not end within 1 s.", stderr="error: half")) == "nix did not end within 1 s."
+    )
 
 
 # Building

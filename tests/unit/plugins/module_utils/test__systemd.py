@@ -53,7 +53,7 @@ def test_show(version: str, scene: str, expected: dict[str, tuple[str, str, str,
 
 
 @pytest.mark.parametrize(("version", "noticed"), [("252", False), ("257", True)])
-def test_show_of_a_guest_with_a_new_drop_in(version: str, noticed: bool) -> None:  # noqa: FBT001
+def test_show_of_a_guest_with_a_new_drop_in(version: str, noticed: bool) -> None:
     # The older systemd does not see a directory of drop-ins that was not there when it read the unit.
     unit = _systemd.show(Replay("systemd", version, "show_stale"))["web1"]
     assert short(unit) == ("active", "running", "success", 0, noticed)
@@ -99,7 +99,7 @@ def test_show_of_a_guest_that_has_used_up_its_tries(version: str) -> None:
         ("maintenance", False, False, False),
     ],
 )
-def test_states(state: str, active: bool, waiting: bool, up: bool) -> None:  # noqa: FBT001
+def test_states(state: str, active: bool, waiting: bool, up: bool) -> None:
     unit = Unit(active_state=state)
     assert (unit.active, unit.waiting, unit.up) == (active, waiting, up)
 
