@@ -139,8 +139,8 @@ class HostRecord:
                 networkd_enabled=bool(value["networkd_enabled"]),
                 wait_online_enabled=bool(value["wait_online_enabled"]),
                 uplinks={str(key): tuple(one) for key, one in value["uplinks"].items()},
-                bridges=tuple(str(one) for one in value["bridges"]),
-                pending=bool(value["pending"]),
+                bridges=tuple(str(one) for one in value.get("bridges", ())),
+                pending=bool(value.get("pending", False)),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FleetError(
