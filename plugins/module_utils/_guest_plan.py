@@ -19,7 +19,13 @@ from dataclasses import dataclass
 
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import Runner, runner_of_dict
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Generation, Guest, Host, Record, describe
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import (
+    Generation,
+    Guest,
+    Host,
+    Record,
+    describe,
+)
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish, interface_faults
 from ansible_collections.microvm.fleet.plugins.module_utils._systemd import unit as unit_of
 
@@ -371,7 +377,7 @@ def _present(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator
     name = guest.name
     # A mark of a run that was killed speaks of a guest that is down, and to be up again.
     interrupted = guest.interrupted and not guest.unit.up and wish.state != "stopped"
-    if guest.litter or guest.interrupted and not interrupted:
+    if guest.litter or (guest.interrupted and not interrupted):
         yield Sweep(name)
     current = guest.current
     stopping = guest.unit.up and wish.state in ("stopped", "restarted")

@@ -445,7 +445,7 @@ class Killer:
             raise Killed
         self.count += 1
 
-    def __enter__(self) -> Killer:
+    def __enter__(self) -> t.Self:
         for name in (*self.CHANGES, "open"):
             self._saved[name] = getattr(os, name)
             setattr(os, name, self._wrapped(name))

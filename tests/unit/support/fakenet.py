@@ -29,9 +29,7 @@ ROUTES = (
     "eth0\t00000000\t01004D0A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
     "eth0\t00004D0A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"
 )
-ROUTES_IPV6 = (
-    f"{'0' * 32} 00 {'0' * 32} 00 fd770000000000000000000000000001 00000400 00000001 00000000 00000003 eth0\n"
-)
+ROUTES_IPV6 = f"{'0' * 32} 00 {'0' * 32} 00 fd770000000000000000000000000001 00000400 00000001 00000000 00000003 eth0\n"
 UDP = "   sl  local_address rem_address   st\n"
 SERVED = "  1: 00000000:0043 00000000:0000 07\n"
 
@@ -123,7 +121,13 @@ class FakeNet(Commands):
 
     def state(self) -> tuple[t.Any, ...]:
         """All that two hosts can be compared by."""
-        return (self.files(), json.dumps(self.links, sort_keys=True), json.dumps(self.table), self.kernel(), self.services)
+        return (
+            self.files(),
+            json.dumps(self.links, sort_keys=True),
+            json.dumps(self.table),
+            self.kernel(),
+            self.services,
+        )
 
     def run(
         self,
@@ -177,8 +181,10 @@ class FakeNet(Commands):
     def _systemctl(self, argv: list[str]) -> Completed:
         verb, units = argv[1], argv[2:]
         if verb == "show":
-            blocks = ("".join(f"{key}={value}\n" for key, value in {"Id": name, **values}.items())
-                      for name, values in self.services.items())
+            blocks = (
+                "".join(f"{key}={value}\n" for key, value in {"Id": name, **values}.items())
+                for name, values in self.services.items()
+            )
             return Completed(tuple(argv), 0, "\n".join(blocks), "")
         if verb == "daemon-reload":
             there = Path(self.paths.unit).exists()
