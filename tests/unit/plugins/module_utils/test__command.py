@@ -117,8 +117,10 @@ def test_find_takes_no_file_that_cannot_run(tmp_path: Path, monkeypatch: pytest.
         ),
         (
             {"subject": "guest web1"},
-            ("guest web1: the program fleet-none is not on this host. "
-            "Install it, or run the role microvm.fleet.host first."),
+            (
+                "guest web1: the program fleet-none is not on this host. "
+                "Install it, or run the role microvm.fleet.host first."
+            ),
         ),
         ({"hint": "Get it."}, "the program fleet-none is not on this host. Get it."),
     ],

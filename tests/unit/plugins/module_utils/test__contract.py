@@ -271,8 +271,10 @@ def test_a_loop_of_links_in_place_of_the_share(tmp_path: Path) -> None:
         ("if [ ! -e a.img ]; then\n  truncate -s 8M a.img\nfi\n", (Volume("a.img", 8),)),
         ("if [ ! -e 'a.img' ]; then\n  touch 'a.img'\nfi\n", (Volume("a.img"),)),
         (
-            ("if [ ! -e '/srv/b.img' ]; then\n  truncate -s 1M '/srv/b.img'\nfi\n"
-            "if [ ! -e 'a b.img' ]; then\n  truncate -s 1024M 'a b.img'\nfi\n"),
+            (
+                "if [ ! -e '/srv/b.img' ]; then\n  truncate -s 1M '/srv/b.img'\nfi\n"
+                "if [ ! -e 'a b.img' ]; then\n  truncate -s 1024M 'a b.img'\nfi\n"
+            ),
             (Volume("/srv/b.img", 1), Volume("a b.img", 1024)),
         ),
         ("if [ -e 'a.img' ]; then\n", ()),

@@ -259,7 +259,7 @@ def test_remove_follows_no_link(host: FakeHost, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("purge", [True, False])
-def test_remove_takes_everything_else(host: FakeHost, purge: bool) -> None:  # noqa: FBT001
+def test_remove_takes_everything_else(host: FakeHost, purge: bool) -> None:
     host.microvm_create(WEB1)
     carry_out(host, Keep("web1", 1, WEB1.path), Write("web1", Record()), Settings("web1", "[Service]\n"))
     carry_out(host, Remove("web1", purge=purge))
@@ -329,7 +329,7 @@ def test_a_guest_that_was_not_up_was_not_killed(host: FakeHost) -> None:
 
 
 @pytest.mark.parametrize("enable", [True, False])
-def test_autostart(host: FakeHost, enable: bool) -> None:  # noqa: FBT001
+def test_autostart(host: FakeHost, enable: bool) -> None:
     host._enable("web1")
     if enable:
         host._disable("web1")
@@ -374,7 +374,7 @@ def test_an_error_ends_the_steps_of_its_guest(host: FakeHost, monkeypatch: pytes
         (Unit("inactive", "dead", queued=True), None),
     ],
 )
-def test_started(unit: Unit, answer: bool | None) -> None:  # noqa: FBT001
+def test_started(unit: Unit, answer: bool | None) -> None:
     assert started(unit, 100.0) is answer
 
 

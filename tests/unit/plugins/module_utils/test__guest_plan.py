@@ -512,32 +512,42 @@ def test_what_is_protected_and_stopped_is_no_error() -> None:
         (
             {"interfaces": (Interface("vt-web1", "tap"),)},
             (),
-            ("guest web1, microvm.interfaces: its interface 'vt-web1' begins with vt-, which systemd-networkd gives a "
-            "network of its own (80-vm-vt.network). Give it a name such as vm-web1 there."),
+            (
+                "guest web1, microvm.interfaces: its interface 'vt-web1' begins with vt-, which systemd-networkd gives "
+                "a network of its own (80-vm-vt.network). Give it a name such as vm-web1 there."
+            ),
         ),
         (
             {"interfaces": (Interface("vm-too-long-a-name", "macvtap"),)},
             (),
-            ("guest web1, microvm.interfaces: its interface 'vm-too-long-a-name' has 18 characters, and the kernel "
-            "takes 15. Give it a name such as vm-web1 there."),
+            (
+                "guest web1, microvm.interfaces: its interface 'vm-too-long-a-name' has 18 characters, and the kernel "
+                "takes 15. Give it a name such as vm-web1 there."
+            ),
         ),
         (
             {},
             (InterfaceWish("vm-other"),),
-            ("guest web1, interfaces[0].id: the guest has no interface vm-other; it has vm-web1. "
-            "Let the inventory and the guest's configuration name the same."),
+            (
+                "guest web1, interfaces[0].id: the guest has no interface vm-other; it has vm-web1. "
+                "Let the inventory and the guest's configuration name the same."
+            ),
         ),
         (
             {"interfaces": ()},
             (InterfaceWish("vm-web1"),),
-            ("guest web1, interfaces[0].id: the guest has no interface vm-web1; it has none. "
-            "Let the inventory and the guest's configuration name the same."),
+            (
+                "guest web1, interfaces[0].id: the guest has no interface vm-web1; it has none. "
+                "Let the inventory and the guest's configuration name the same."
+            ),
         ),
         (
             {},
             (InterfaceWish("vm-web1", mac="02:00:00:00:00:02"),),
-            ("guest web1, interfaces[0].mac: the inventory says 02:00:00:00:00:02, and the guest's configuration says "
-            "02:00:00:00:00:01. Let both name the same."),
+            (
+                "guest web1, interfaces[0].mac: the inventory says 02:00:00:00:00:02, and the guest's configuration "
+                "says 02:00:00:00:00:01. Let both name the same."
+            ),
         ),
     ],
 )

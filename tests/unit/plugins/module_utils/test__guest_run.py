@@ -289,7 +289,8 @@ def test_a_runner_that_nobody_has(host: FakeHost) -> None:
     path = Spec("web1").path
     result = run(host, [{"name": "web1", "runner": path}])
     assert messages(result) == {
-        "web1": f"guest web1, runner: cannot be built or fetched: error: path '{path}' does not exist and cannot be created"
+        "web1": f"guest web1, runner: cannot be built or fetched: error: path '{path}' does not exist and cannot "
+        "be created"
     }
     assert exist(host) == []
 
@@ -411,20 +412,26 @@ def test_a_host_without_the_group(host: FakeHost, monkeypatch: pytest.MonkeyPatc
     host.offer(Spec("web1"))
     monkeypatch.setattr(grp, "getgrnam", none)
     assert run(host, [wish()]).failures == [
-        (f"guest web1, state: create with {Spec('web1').path}: there is no group of that name (kvm). "
-        "See to it on the host and run again; what was done so far is kept.")
+        (
+            f"guest web1, state: create with {Spec('web1').path}: there is no group of that name (kvm). "
+            "See to it on the host and run again; what was done so far is kept."
+        )
     ]
     assert exist(host) == []
 
 
 @pytest.mark.parametrize("check", [True, False])
 def test_a_host_that_is_not_prepared(tmp_path: Path, check: bool) -> None:
-    host = FakeHost(tmp_path / "bare") if (tmp_path / "bare").mkdir() else FakeHost(tmp_path / "bare", prepared=False)
+    place = tmp_path / "bare"
+    place.mkdir()
+    host = FakeHost(place, prepared=False)
     host.offer(Spec("web1"))
     before = host.tree()
     assert run(host, [wish()], check=check).failures == [
-        ("guest web1, state: this host has no unit microvm@.service or no /var/lib/microvms. "
-        "Run the role microvm.fleet.host on it first.")
+        (
+            "guest web1, state: this host has no unit microvm@.service or no /var/lib/microvms. "
+            "Run the role microvm.fleet.host on it first."
+        )
     ]
     assert host.tree() == before
 

@@ -254,7 +254,8 @@ def test_a_runner() -> None:
 )
 def test_bad_runners(runner: str) -> None:
     assert message(entry(runner=runner)) == (
-        f"guest web1, runner: {runner!r} is no path of a package in /nix/store. Give the output path that the build printed."
+        f"guest web1, runner: {runner!r} is no path of a package in /nix/store. "
+        "Give the output path that the build printed."
     )
 
 
@@ -288,7 +289,7 @@ def test_ranges(option: str, value: int, most: int) -> None:
     [("keep_generations", 1), ("keep_generations", 1000), ("start_timeout", 1), ("stop_timeout", 86400)],
 )
 def test_ends_of_ranges(option: str, value: int) -> None:
-    assert getattr(read_wishes([entry(**{option: value})])[0], option) == value
+    assert getattr(read_wishes([{"name": "web1", option: value}])[0], option) == value
 
 
 @pytest.mark.parametrize("state", ["absent", "stopped"])

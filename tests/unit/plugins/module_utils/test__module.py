@@ -93,7 +93,7 @@ def test_a_failure_after_the_start_is_said_as_it_is(make: Make, ended: Ended) ->
 
 @pytest.mark.parametrize("diff", [True, False])
 @pytest.mark.parametrize("failures", [[], ["thing x: is broken."], ["a", "b"]])
-def test_finish(make: Make, ended: Ended, diff: bool, failures: list[str]) -> None:  # noqa: FBT001
+def test_finish(make: Make, ended: Ended, diff: bool, failures: list[str]) -> None:
     module = make({"name": "x", "_ansible_diff": diff})
     values = {"changed": True, "results": [1, 2, 3], "diff": {"before": {}, "after": {}}}
     with pytest.raises(SystemExit):

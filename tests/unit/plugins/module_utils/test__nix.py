@@ -89,7 +89,10 @@ def test_a_directory_of_a_path() -> None:
     [
         (
             "metadata_missing",
-            "/srv/record/none cannot be read as a flake: getting status of '/srv/record/none': No such file or directory.",
+            (
+                "/srv/record/none cannot be read as a flake: getting status of '/srv/record/none': "
+                "No such file or directory."
+            ),
         ),
         ("metadata_no_flake", "/srv/record/empty cannot be read as a flake: could not find a flake.nix file."),
     ],

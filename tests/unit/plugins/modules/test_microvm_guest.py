@@ -139,7 +139,7 @@ def test_a_failure(host: FakeHost, play: Play) -> None:
     ],
 )
 @pytest.mark.parametrize("check", [True, False])
-def test_bad_arguments(host: FakeHost, play: Play, check: bool, arguments: dict[str, t.Any], said: str) -> None:  # noqa: FBT001
+def test_bad_arguments(host: FakeHost, play: Play, check: bool, arguments: dict[str, t.Any], said: str) -> None:
     before = host.tree()
     done = play(microvm_guest, check=check, **arguments)
     assert done["failed"]

@@ -16,7 +16,7 @@ from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FLAKE,
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_all_of_the_host(host: FakeHost, play: Play, check: bool) -> None:  # noqa: FBT001
+def test_all_of_the_host(host: FakeHost, play: Play, check: bool) -> None:
     host.microvm_create(Spec("b"))
     host.nixos_install(Spec("a"))
     before = host.tree()
@@ -69,11 +69,8 @@ def test_bad_arguments(host: FakeHost, play: Play, arguments: dict[str, t.Any], 
     assert host.calls == []
 
 
-def test_a_host_whose_systemd_does_not_answer(host: FakeHost, play: Play) -> None:
-    def broken(_argv: tuple[str, ...]) -> tuple[int, str, str]:
-        return 1, "", "Failed to connect to bus\n"
-
-    host._answer = broken  # type: ignore[method-assign]
+def test_a_host_whose_systemd_does_not_answer(host: FakeHost, play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "answer", lambda argv: (1, "", "Failed to connect to bus\n"))
     done = play(microvm_guest_info)
     assert done["failed"]
     assert "ended with 1: Failed to connect to bus" in done["msg"]

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import typing as t
 
 import pytest
@@ -63,7 +64,7 @@ def test_what_it_returns(host: FakeHost, play: Play) -> None:
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_the_diff(host: FakeHost, play: Play, check: bool) -> None:  # noqa: FBT001
+def test_the_diff(host: FakeHost, play: Play, check: bool) -> None:
     host.offer(Spec("web1"))
     diff = play(microvm_guests, check=check, diff=True, guests=[guest()])["diff"]
     assert diff["before"] == {"web1": {"exists": False}}
@@ -121,7 +122,10 @@ def test_failures_come_last_and_are_counted(host: FakeHost, play: Play) -> None:
             {"guests": [guest("a"), guest("b", interfaces=[{"id": "vm-b", "vlan": 7}])]},
             "guest b: interfaces.vlan. Supported parameters include: addresses, id, mac, network.",
         ),
-        ({"guests": [guest(interfaces=[{"mac": "x"}])]}, "guest web1: missing required arguments: id found in interfaces"),
+        (
+            {"guests": [guest(interfaces=[{"mac": "x"}])]},
+            "guest web1: missing required arguments: id found in interfaces",
+        ),
         ({"guests": [{"flake": FLAKE}]}, "guest number 1 of the list: missing required arguments: name"),
         ({"guests": [guest("a"), {}]}, "guest number 2 of the list: missing required arguments: name"),
         (
@@ -141,7 +145,10 @@ def test_failures_come_last_and_are_counted(host: FakeHost, play: Play) -> None:
         ({"guests": [guest("a", x=1), guest("b", y=1)]}, f"guest a: x. Supported parameters include: {OPTIONS}."),
         ({}, "missing required arguments: guests"),
         ({"guests": [guest()], "colour": "red"}, "Unsupported parameters for"),
-        ({"guests": [guest()], "update": "always"}, "value of update must be one of: never, stage, activate, got: always"),
+        (
+            {"guests": [guest()], "update": "always"},
+            "value of update must be one of: never, stage, activate, got: always",
+        ),
         ({"guests": [guest()], "eval_timeout": "long"}, "argument 'eval_timeout' is of type"),
         ({"guests": 7}, ""),
         ({"guests": ["web1"]}, "guest number 1 of the list: 'web1' is no dictionary of options."),
@@ -150,14 +157,20 @@ def test_failures_come_last_and_are_counted(host: FakeHost, play: Play) -> None:
         ({"guests": [guest()], "build_timeout": 0}, "build_timeout: 0 is out of range. Give seconds from 1 to 86400."),
         ({"guests": [guest("..")]}, "guest .., name: '..' is no name of a guest. Use letters, digits, "),
         ({"guests": [guest("")]}, "guest number 1 of the list, name: is empty. "),
-        ({"guests": [guest(), guest()]}, "guest web1, name: name web1 is already that of guest web1. Give each its own."),
+        (
+            {"guests": [guest(), guest()]},
+            "guest web1, name: name web1 is already that of guest web1. Give each its own.",
+        ),
         ({"guests": [guest(flake="./x")]}, "guest web1, flake: './x' is relative. "),
-        ({"guests": [guest(flake=None, runner="/tmp/x")]}, "guest web1, runner: '/tmp/x' is no path of a package in /nix/store."),
+        (
+            {"guests": [guest(flake=None, runner="/tmp/x")]},
+            "guest web1, runner: '/tmp/x' is no path of a package in /nix/store.",
+        ),
         ({"guests": [guest(keep_generations=-1)]}, "guest web1, keep_generations: -1 is out of range. "),
     ],
 )
 @pytest.mark.parametrize("check", [True, False])
-def test_bad_arguments(host: FakeHost, play: Play, check: bool, arguments: dict[str, t.Any], said: str) -> None:  # noqa: FBT001
+def test_bad_arguments(host: FakeHost, play: Play, check: bool, arguments: dict[str, t.Any], said: str) -> None:
     before = host.tree()
     done = play(microvm_guests, check=check, **arguments)
     assert done["failed"]
@@ -174,8 +187,6 @@ def test_every_bad_entry_is_named(play: Play) -> None:
 
 
 def test_a_lock_that_is_held(host: FakeHost, play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fcntl
-
     def held(*_arguments: object) -> t.NoReturn:
         raise BlockingIOError
 
