@@ -464,7 +464,10 @@ def _record(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator[
 
 
 def _housekeeping(wish: GuestWish, guest: Guest, current: str | None, *, runs: bool) -> t.Iterator[Step]:
-    """What is beside the runner: roots, old generations, settings, autostart.  *runs*: it is not stopped in this run."""
+    """What is beside the runner: roots, old generations, settings, autostart.
+
+    With *runs* the guest is up, and this run does not stop it.
+    """
     name = guest.name
     ours = guest.record is not None or current != guest.current
     if ours and guest.roots != {name, f"booted-{name}"}:
