@@ -56,7 +56,8 @@ collect() {
 }
 collect early virtio_pci virtio_net virtio_blk erofs ext4
 collect shares virtiofs
-collect late button evdev virtio_rng virtio_balloon
+collect button button evdev
+collect late virtio_rng virtio_balloon
 
 # The same bytes from every build.  Not packed: to read some more megabytes is
 # faster than to unpack them on an emulated CPU.
