@@ -9,6 +9,9 @@ Private to the collection: it may change at any time.
 Every write goes to a name beside the target, is flushed, renamed over it, and the directory is flushed
 (rename(2), fsync(2)): a reader sees the old or the new, and a power cut loses neither.
 Names beside a target begin with ``TEMPORARY``, so the next run finds what a killed one left.
+
+A flush takes milliseconds, and one of a whole filesystem hardly longer.  So who changes much notes what is to be
+flushed in an `Unflushed`, and flushes it together, at the points where what follows relies on what was before.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import importlib
 import os
 import time
 import typing as t
@@ -23,6 +27,66 @@ import typing as t
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import Busy
 
 TEMPORARY: t.Final = ".microvm-fleet."
+# More files and directories than these are flushed with their filesystems.
+MANY: t.Final = 16
+
+
+class Unflushed:
+    """Files and directories that were changed and may not be on the disk yet."""
+
+    def __init__(self) -> None:
+        self.paths: dict[str, None] = {}
+
+    def add(self, path: str) -> None:
+        """Note the file or directory *path*."""
+        self.paths[path] = None
+
+
+def flush(paths: t.Collection[str]) -> dict[str, OSError]:
+    """Have the files and directories *paths* on the disk, and give the errors of those for which that failed."""
+    if len(paths) > MANY and _flush_filesystems(paths):
+        return {}
+    errors: dict[str, OSError] = {}
+    for path in paths:
+        try:
+            _flush(path)
+        except OSError as error:
+            error.filename = error.filename or path
+            errors[path] = error
+    return errors
+
+
+def _flush(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _flush_filesystems(paths: t.Iterable[str]) -> bool:
+    """Flush the filesystems of *paths*; False when that is not possible here or failed, nobody knows for which path.
+
+    Since Linux 5.8 syncfs(2) tells of errors.  Python has no function for it, and may have been built without ctypes.
+    """
+    try:
+        syncfs = importlib.import_module("ctypes").CDLL(None).syncfs
+    except (ImportError, OSError, AttributeError):
+        return False
+    devices: dict[int, str] = {}
+    try:
+        for path in paths:
+            devices.setdefault(os.lstat(path).st_dev, path)
+        for path in devices.values():
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                if syncfs(handle) != 0:
+                    return False
+            finally:
+                os.close(handle)
+    except OSError:
+        return False
+    return True
 
 
 def sync_directory(path: str) -> None:
@@ -42,27 +106,69 @@ def beside(path: str) -> str:
 
 def write_file(path: str, text: str, *, mode: int = 0o644, uid: int = 0, gid: int = 0) -> None:
     """Put *text* at *path*, whole or not at all.  *mode* in octal as chmod(2) has it."""
+    unflushed = Unflushed()
+    parts = replace_file(path, text, mode=mode, uid=uid, gid=gid, unflushed=unflushed)
+    for _ in parts:
+        try:
+            _flush_now(unflushed)
+        except OSError as error:
+            parts.throw(error)
+    _flush_now(unflushed)
+
+
+def _flush_now(unflushed: Unflushed) -> None:
+    for error in flush(unflushed.paths).values():
+        raise error
+    unflushed.paths.clear()
+
+
+def replace_file(
+    path: str, text: str, *, unflushed: Unflushed, mode: int = 0o644, uid: int = 0, gid: int = 0
+) -> t.Generator[None, None, None]:
+    """As `write_file`, in parts: before it is resumed, and after its end, *unflushed* has to be flushed."""
     temporary = beside(path)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fchown(stream.fileno(), uid, gid)
-            os.fchmod(stream.fileno(), mode)
-            os.fsync(stream.fileno())
+        make_file(temporary, text, unflushed=unflushed, mode=mode, uid=uid, gid=gid)
+        yield
         os.rename(temporary, path)
+    except GeneratorExit:
+        # The whole run has ended in between; the next one removes what it left.
+        raise
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    sync_directory(os.path.dirname(path))
+    unflushed.add(os.path.dirname(path))
 
 
-def write_link(path: str, target: str) -> None:
-    """Make *path* a symbolic link to *target*, replacing a link that is there."""
+def make_file(path: str, text: str, *, unflushed: Unflushed, mode: int = 0o644, uid: int = 0, gid: int = 0) -> None:
+    """Make the file *path*, which nobody sees yet."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fchown(stream.fileno(), uid, gid)
+        os.fchmod(stream.fileno(), mode)
+    unflushed.add(path)
+
+
+def make_directory(path: str, *, unflushed: Unflushed, mode: int = 0o755) -> None:
+    """Make the directory *path* and those above it, as far as they are missing."""
+    if os.path.isdir(path):
+        return
+    make_directory(os.path.dirname(path), unflushed=unflushed)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, mode)
+    unflushed.add(os.path.dirname(path))
+
+
+def write_link(path: str, target: str, *, unflushed: Unflushed | None = None) -> None:
+    """Make *path* a symbolic link to *target*, replacing a link that is there.
+
+    It is flushed at once, or noted in *unflushed*.
+    """
     temporary = beside(path)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
@@ -73,17 +179,24 @@ def write_link(path: str, target: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    sync_directory(os.path.dirname(path))
+    _note(os.path.dirname(path), unflushed)
 
 
-def remove(path: str) -> bool:
-    """Remove the file or link *path*; False when there was none."""
+def remove(path: str, *, unflushed: Unflushed | None = None) -> bool:
+    """Remove the file or link *path*; False when there was none.  It is flushed at once, or noted in *unflushed*."""
     try:
         os.unlink(path)
     except FileNotFoundError:
         return False
-    sync_directory(os.path.dirname(path))
+    _note(os.path.dirname(path), unflushed)
     return True
+
+
+def _note(directory: str, unflushed: Unflushed | None) -> None:
+    if unflushed is None:
+        sync_directory(directory)
+    else:
+        unflushed.add(directory)
 
 
 def read_link(path: str) -> str | None:

@@ -67,6 +67,10 @@ NO_DATA: t.Final = frozenset(
 )
 
 
+# A step in parts: before it is resumed, what it has noted has to be flushed.
+Parts = t.Generator[None, None, None]
+
+
 @dataclass
 class Outcome:
     """What became of one guest's plan."""
@@ -93,10 +97,12 @@ class Apply:
         """Root and build what is to be staged.  What fails is unrooted again, and its guest gets the error."""
         staged = []
         for plan in plans:
-            outcome = self.outcomes.setdefault(plan.name, Outcome())
+            self.outcomes.setdefault(plan.name, Outcome())
             step = next((step for step in plan.steps if isinstance(step, Stage)), None)
-            if step is not None and self._guarded(plan, outcome, self._stage, step):
+            if step is not None:
                 staged.append((plan, step))
+        self._together([(plan, [step]) for plan, step in staged])
+        staged = [(plan, step) for plan, step in staged if self.outcomes[plan.name].error is None]
         errors = _nix.build(
             self.commands, {step.runner: step.source for _plan, step in staged}, timeout=self.build_timeout
         )
@@ -120,14 +126,16 @@ class Apply:
         for plan in plans:
             self.outcomes.setdefault(plan.name, Outcome())
         for plan in self._with(plans, Mark):
-            self._guarded(plan, self.outcomes[plan.name], self._mark, Mark(plan.name))
+            self._mark(plan)
         self._stop(self._with(plans, Stop))
         self._each_or_all(self._autostarts(plans, enable=False), _systemd.disable)
-        for plan in plans:
-            for step in plan.steps:
-                action = self._ACTIONS.get(type(step))
-                if action is not None and not self._guarded(plan, self.outcomes[plan.name], action.__get__(self), step):
-                    break
+        self._together(
+            [
+                (plan, [step for step in plan.steps if type(step) in self._ACTIONS and not isinstance(step, Stage)])
+                for plan in plans
+                if self.outcomes[plan.name].error is None
+            ]
+        )
         if self._with(plans, Settings) or self._with(plans, Reload) or self._without_settings(plans):
             _systemd.reload(self.commands)
         self._each_or_all(self._autostarts(plans, enable=True), _systemd.enable)
@@ -151,34 +159,61 @@ class Apply:
     def _without_settings(self, plans: t.Sequence[GuestPlan]) -> bool:
         return any(plan.guest.settings is not None for plan in self._with(plans, Remove))
 
-    def _guarded(self, plan: GuestPlan, outcome: Outcome, action: t.Callable[..., None], step: Step) -> bool:
-        """Do one step; False, and the error in *outcome*, when it or an earlier one of the guest failed."""
-        if outcome.error is not None:
-            return False
+    def _together(self, work: t.Sequence[tuple[GuestPlan, t.Sequence[Step]]]) -> None:
+        """Do steps of many guests, those of each in their order.
+
+        All guests go on to the point where what comes next relies on what was before being on the disk; that is
+        flushed for all of them at once; and so on.
+        """
+        unflushed = {plan.name: _files.Unflushed() for plan, _steps in work}
+        running = {plan.name: self._one_by_one(plan, steps, unflushed[plan.name]) for plan, steps in work}
+        failed: dict[str, OSError] = {}
+        while running:
+            for name, rest in list(running.items()):
+                try:
+                    if name in failed:
+                        rest.throw(failed[name])
+                    else:
+                        next(rest)
+                except StopIteration:
+                    del running[name]
+            errors = _files.flush({path: None for noted in unflushed.values() for path in noted.paths})
+            failed = {}
+            for name, noted in unflushed.items():
+                failed.update((name, errors[path]) for path in noted.paths if path in errors)
+                noted.paths.clear()
+
+    def _one_by_one(
+        self, plan: GuestPlan, steps: t.Sequence[Step], unflushed: _files.Unflushed
+    ) -> t.Generator[None, None, None]:
+        """The *steps* of one guest; an error ends them.  Stops where *unflushed* has to be flushed."""
+        outcome = self.outcomes[plan.name]
+        if not steps:
+            return
+        step = steps[0]
         try:
-            action(plan, step)
+            for step in steps:
+                parts = self._ACTIONS[type(step)](self, plan, step, unflushed)
+                if parts is not None:
+                    yield from parts
+                if not isinstance(step, Stage):
+                    outcome.done.append(step)
+            if unflushed.paths:
+                yield
         except OSError as error:
-            outcome.error = FleetError(
-                f"{step.words().split(': ', 1)[-1]}: {error.strerror} ({error.filename}).",
-                subject=plan.wish.subject,
-                field="state",
-                hint="See to it on the host and run again; what was done so far is kept.",
-            )
-            return False
-        if not isinstance(step, Stage):
-            outcome.done.append(step)
-        return True
+            outcome.error = _broken(plan, step, error)
 
-    # Files
+    # Files.  A step that is a generator stops where what it did has to be on the disk before it goes on.
 
-    def _stage(self, plan: GuestPlan, step: Stage) -> None:
-        os.makedirs(self.paths.root_of(plan.name), mode=0o755, exist_ok=True)
-        _files.write_link(self.paths.root_of(plan.name, "staged"), step.runner)
+    def _stage(self, plan: GuestPlan, step: Stage, unflushed: _files.Unflushed) -> None:
+        _files.make_directory(self.paths.root_of(plan.name), unflushed=unflushed)
+        _files.write_link(self.paths.root_of(plan.name, "staged"), step.runner, unflushed=unflushed)
 
-    def _unstage(self, plan: GuestPlan, _step: Unstage) -> None:
-        _files.remove(self.paths.root_of(plan.name, "staged"))
+    def _unstage(self, plan: GuestPlan, _step: Unstage, unflushed: _files.Unflushed) -> Parts:
+        yield
+        _files.remove(self.paths.root_of(plan.name, "staged"), unflushed=unflushed)
 
-    def _sweep(self, plan: GuestPlan, _step: Step) -> None:
+    def _sweep(self, plan: GuestPlan, _step: Step, _unflushed: _files.Unflushed) -> None:
         name = plan.name
         for directory in (
             self.paths.guest(name),
@@ -194,39 +229,64 @@ class Apply:
                         _files.remove(os.path.join(directory, entry))
         _files.remove(os.path.join(self.paths.marks, name))
 
-    def _mark(self, plan: GuestPlan, _step: Mark) -> None:
-        os.makedirs(self.paths.marks, mode=0o700, exist_ok=True)
-        with open(os.path.join(self.paths.marks, plan.name), "w", encoding="ascii"):
-            pass
+    def _mark(self, plan: GuestPlan) -> None:
+        """Before any other step, and in a filesystem that ends with the host's boot: there is nothing to flush."""
+        outcome = self.outcomes[plan.name]
+        try:
+            os.makedirs(self.paths.marks, mode=0o700, exist_ok=True)
+            with open(os.path.join(self.paths.marks, plan.name), "w", encoding="ascii"):
+                pass
+        except OSError as error:
+            outcome.error = _broken(plan, Mark(plan.name), error)
+        else:
+            outcome.done.append(Mark(plan.name))
 
-    def _keep(self, plan: GuestPlan, step: Keep) -> None:
-        os.makedirs(self.paths.root_of(plan.name), mode=0o755, exist_ok=True)
-        _files.write_link(self.paths.root_of(plan.name, str(step.number)), step.runner)
+    def _keep(self, plan: GuestPlan, step: Keep, unflushed: _files.Unflushed) -> None:
+        _files.make_directory(self.paths.root_of(plan.name), unflushed=unflushed)
+        _files.write_link(self.paths.root_of(plan.name, str(step.number)), step.runner, unflushed=unflushed)
 
-    def _forget(self, plan: GuestPlan, step: Forget) -> None:
+    def _forget(self, plan: GuestPlan, step: Forget, unflushed: _files.Unflushed) -> Parts:
+        yield
         for number in step.numbers:
-            _files.remove(self.paths.root_of(plan.name, str(number)))
+            _files.remove(self.paths.root_of(plan.name, str(number)), unflushed=unflushed)
 
-    def _write(self, plan: GuestPlan, step: Write) -> None:
-        os.makedirs(self.paths.known(plan.name), mode=0o700, exist_ok=True)
+    def _write(self, plan: GuestPlan, step: Write, unflushed: _files.Unflushed) -> Parts:
+        _files.make_directory(self.paths.known(plan.name), unflushed=unflushed, mode=0o700)
         text = json.dumps(step.record.as_dict(), indent=1, sort_keys=True) + "\n"
-        _files.write_file(self.paths.known(plan.name, "record.json"), text, mode=0o600)
+        yield from _files.replace_file(
+            self.paths.known(plan.name, "record.json"), text, unflushed=unflushed, mode=0o600
+        )
 
-    def _create(self, plan: GuestPlan, step: Create) -> None:
+    def _create(self, plan: GuestPlan, step: Create, unflushed: _files.Unflushed) -> Parts:
         final = self.paths.guest(plan.name)
-        directory = final if step.complete else _files.beside(final)
-        if not step.complete:
-            os.mkdir(directory, 0o700)
-        self._fill(directory, step.runner, step.flake)
-        if not step.complete:
-            os.rename(directory, final)
-            _files.sync_directory(self.paths.guests)
+        if step.complete:
+            yield from self._fill(final, step.runner, step.flake, unflushed)
+            return
+        directory = _files.beside(final)
+        os.mkdir(directory, 0o700)
+        self._own(directory)
+        if step.flake is not None:
+            _files.make_file(os.path.join(directory, "flake"), step.flake + "\n", unflushed=unflushed)
+        os.symlink(step.runner, os.path.join(directory, "current"))
+        unflushed.add(directory)
+        yield
+        os.rename(directory, final)
+        unflushed.add(self.paths.guests)
 
-    def _switch(self, plan: GuestPlan, step: Switch) -> None:
-        self._fill(self.paths.guest(plan.name), step.runner, step.flake)
+    def _switch(self, plan: GuestPlan, step: Switch, unflushed: _files.Unflushed) -> Parts:
+        yield from self._fill(self.paths.guest(plan.name), step.runner, step.flake, unflushed)
 
-    def _fill(self, directory: str, runner: str, flake: str | None) -> None:
-        """`flake` and then `current`, in a directory that only root can rearrange.
+    def _fill(self, directory: str, runner: str, flake: str | None, unflushed: _files.Unflushed) -> Parts:
+        """`flake` and then `current`, in a directory that is there."""
+        self._own(directory)
+        if flake is not None:
+            yield from _files.replace_file(os.path.join(directory, "flake"), flake + "\n", unflushed=unflushed)
+        yield
+        _files.write_link(os.path.join(directory, "current"), runner, unflushed=unflushed)
+
+    @staticmethod
+    def _own(directory: str) -> None:
+        """Let only root rearrange a state directory.
 
         Sticky and root's, so that the user of the hypervisors can make its sockets and volumes there, but not replace
         a link from which root runs scripts (contract of the units: tap-up, virtiofsd-run).
@@ -237,26 +297,25 @@ class Apply:
             raise FileNotFoundError(errno.ENOENT, "there is no group of that name", GROUP) from None
         os.chown(directory, 0, group)
         os.chmod(directory, 0o1775)  # noqa: S103 - the hypervisors' group writes there, as the docstring says
-        if flake is not None:
-            _files.write_file(os.path.join(directory, "flake"), flake + "\n")
-        _files.write_link(os.path.join(directory, "current"), runner)
 
-    def _root(self, plan: GuestPlan, _step: Root) -> None:
-        os.makedirs(self.paths.microvm_roots, mode=0o755, exist_ok=True)
+    def _root(self, plan: GuestPlan, _step: Root, unflushed: _files.Unflushed) -> None:
+        _files.make_directory(self.paths.microvm_roots, unflushed=unflushed)
         for prefix, link in (("", "current"), ("booted-", "booted")):
             _files.write_link(
-                os.path.join(self.paths.microvm_roots, prefix + plan.name), self.paths.guest(plan.name, link)
+                os.path.join(self.paths.microvm_roots, prefix + plan.name),
+                self.paths.guest(plan.name, link),
+                unflushed=unflushed,
             )
 
-    def _settings(self, plan: GuestPlan, step: Settings) -> None:
+    def _settings(self, plan: GuestPlan, step: Settings, unflushed: _files.Unflushed) -> Parts:
         path = self.paths.settings(plan.name)
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        _files.write_file(path, step.text)
+        _files.make_directory(os.path.dirname(path), unflushed=unflushed)
+        yield from _files.replace_file(path, step.text, unflushed=unflushed)
 
-    def _remove(self, plan: GuestPlan, step: Remove) -> None:
+    def _remove(self, plan: GuestPlan, step: Remove, unflushed: _files.Unflushed) -> None:
         outcome = self.outcomes[plan.name]
         directory = self.paths.guest(plan.name)
-        self._sweep(plan, step)
+        self._sweep(plan, step, unflushed)
         _files.remove(self.paths.settings(plan.name))
         self._rmdir(os.path.dirname(self.paths.settings(plan.name)))
         if plan.guest.runner is not None:
@@ -305,7 +364,8 @@ class Apply:
             return False
         return True
 
-    _ACTIONS: t.ClassVar[dict[type[Step], t.Callable[..., None]]] = {
+    _ACTIONS: t.ClassVar[dict[type[Step], t.Callable[..., Parts | None]]] = {
+        Stage: _stage,
         Sweep: _sweep,
         Keep: _keep,
         Forget: _forget,
@@ -429,3 +489,13 @@ def started(unit: Unit, now: float) -> bool | None:
 def _about(plan: GuestPlan, option: str, error: FleetError) -> FleetError:
     """The *error* as one of this guest's option."""
     return FleetError(error.seen, subject=plan.wish.subject, field=option, hint=error.hint)
+
+
+def _broken(plan: GuestPlan, step: Step, error: OSError) -> FleetError:
+    """The *error* of the operating system that ended a step."""
+    return FleetError(
+        f"{step.words().split(': ', 1)[-1]}: {error.strerror} ({error.filename}).",
+        subject=plan.wish.subject,
+        field="state",
+        hint="See to it on the host and run again; what was done so far is kept.",
+    )
