@@ -1,0 +1,27 @@
+#!/usr/bin/python3
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Stands for the interpreter of one module: kills it when it is about to rename to, or to remove, the path $KILL_AT.
+
+The module comes on standard input, as Ansible sends it with pipelining.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+KILL_AT = os.environ["KILL_AT"]
+
+
+def watch(event: str, arguments: tuple[object, ...]) -> None:
+    """Look at each event of the interpreter (PEP 578), which comes before the call is made."""
+    if event in {"os.rename", "os.remove"} and KILL_AT in arguments:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+sys.addaudithook(watch)
+exec(compile(sys.stdin.read(), "<stdin>", "exec"))  # noqa: S102

@@ -1,0 +1,9 @@
+#!/bin/sh
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Stands for the interpreter of a module: keeps the module that Ansible sends as /srv/faults/$SAVE_AS.py.
+set -eu
+cat > "/srv/faults/$SAVE_AS.py"
+echo '{"changed": false}'
