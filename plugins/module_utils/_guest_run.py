@@ -79,7 +79,12 @@ class Result:
     def value(self) -> dict[str, t.Any]:
         """What the module for one guest returns: the one entry, without what names it."""
         entry = {key: value for key, value in self.results[0].items() if key not in ("name", "failed", "msg")}
-        return {**entry, "diff": {"before": self.before, "after": self.after}}
+        return {
+            **entry,
+            "changed": self.changed,
+            "actions": self.actions,
+            "diff": {"before": self.before, "after": self.after},
+        }
 
     @property
     def failures(self) -> list[str]:
@@ -177,7 +182,7 @@ def converge(
         host = observe(paths, commands)
         plans = _plans(wishes, host, sources, prune=prune)
     result = Result()
-    leftovers = host.leftovers if all_guests else ()
+    leftovers = [entry for entry in host.leftovers if names is None or _left_by(entry) in names]
     if check or not (leftovers or any(plan.steps for plan in plans)):
         _report(result, host, host, plans, {}, check=check)
     else:
@@ -185,7 +190,8 @@ def converge(
             host = observe(paths, commands)
             plans = _plans(wishes, host, sources, prune=prune)
             work = Apply(paths, commands, build_timeout=limits.build)
-            outcomes = _apply(work, paths, host, plans, host.leftovers if all_guests else ())
+            # What has come since may be the work of a run that is at it.
+            outcomes = _apply(work, paths, host, plans, [entry for entry in host.leftovers if entry in leftovers])
             _report(result, host, observe(paths, commands, names), plans, outcomes, check=check)
     for entry in leftovers:
         result.changed = True
@@ -220,6 +226,11 @@ def _plans(wishes: t.Sequence[GuestWish], host: Host, sources: Sources, *, prune
     return planner.unprepared(planner.conflicts(plans, host), host)
 
 
+def _left_by(entry: str) -> str:
+    """The guest whose directory a killed run was at, by what it left in the state root (`_files.beside`)."""
+    return entry[len(_files.TEMPORARY) :].rpartition(".")[0]
+
+
 def _prunable(guest: Guest) -> bool:
     if guest.record is None:
         # What is left of a removal that was killed.
@@ -233,7 +244,7 @@ def _locks(
 ) -> t.Iterator[None]:
     """The host's lock, and those of guests that are to change, in the order of names: no two runs wait in a circle."""
     names = {plan.name for plan in plans if plan.steps}
-    names.update(entry[len(_files.TEMPORARY) :].rpartition(".")[0] for entry in leftovers)
+    names.update(map(_left_by, leftovers))
     _raise_file_limit()
     with contextlib.ExitStack() as stack:
         for name in ("host", *(f"guest-{name}" for name in sorted(names))):
