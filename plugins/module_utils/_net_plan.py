@@ -702,13 +702,16 @@ def _unit_steps(target: Target, observed: Observed, kernel: t.Sequence[Differenc
         there = _PATHS.unit in observed.files
         if there:
             yield Systemctl(f"host: stop and disable {UNIT_NAME}", ("disable", "--now", UNIT_NAME))
-        elif observed.table is not None:
+        if observed.table is not None and (not there or unit.active != "active"):
+            # The stop of a unit that failed does nothing.
             yield DeleteTable("host: delete the table of nftables")
         for path in _UNIT_FILES:
             if path in observed.files:
                 yield RemoveFile(f"host: remove {path}", path)
         if there or unit.load == "loaded":
             yield Systemctl("host: let systemd read its units", ("daemon-reload",))
+        if unit.active == "failed":
+            yield Systemctl("", ("reset-failed", UNIT_NAME))
         return
     if observed.files.get(_PATHS.unit) != target.files[_PATHS.unit] or unit.stale or unit.load != "loaded":
         yield Systemctl("host: let systemd read its units", ("daemon-reload",))

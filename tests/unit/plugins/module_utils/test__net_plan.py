@@ -668,6 +668,15 @@ def test_the_last_network_of_a_host_whose_networkd_ran_before() -> None:
     assert calls(made) == [("reload",), ("disable", "--now", UNIT_NAME), ("daemon-reload",)]
 
 
+def test_the_last_network_of_a_host_whose_unit_failed() -> None:
+    observed = after(host(), lan())
+    failed = replace(observed, services={**observed.services, UNIT_NAME: replace(ON, active="failed")})
+    made = plan(failed, prune=True)
+    assert "host: delete the table of nftables" in made.actions
+    assert calls(made)[-1] == ("reset-failed", UNIT_NAME)
+    assert "host: delete the table of nftables" not in plan(observed, prune=True).actions
+
+
 def test_wait_online_comes_back() -> None:
     observed = after(host(services={NETWORKD: OFF, WAIT_ONLINE: replace(OFF, enabled="enabled")}), lan())
     observed = replace(observed, services={**observed.services, WAIT_ONLINE: OFF})

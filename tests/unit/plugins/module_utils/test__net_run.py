@@ -234,6 +234,15 @@ def test_what_is_gone_need_not_be_deleted(net: FakeNet) -> None:
         apply.step(_net_plan.Step("of no kind"))
 
 
+def test_a_unit_that_failed_goes_too(net: FakeNet) -> None:
+    fresh = net.state()
+    run(net, lan())
+    net.services[UNIT_NAME]["ActiveState"] = "failed"
+    net.answers[f"systemctl reset-failed {UNIT_NAME}"] = Completed((), 1, "", "Unit not loaded.")
+    run(net, prune=True)
+    assert net.state() == fresh
+
+
 def test_a_table_that_lost_its_unit_is_deleted(net: FakeNet) -> None:
     net.table = {"nftables": []}
     assert run(net).actions == ["host: delete the table of nftables"]
