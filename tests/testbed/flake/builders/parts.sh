@@ -15,9 +15,10 @@ for target in $targets; do
   eval "text=\${text$number:?}"
   # shellcheck disable=SC2154 # eval has just set it
   printf '#!/bin/bash\n%s' "$text" > "$target"
-  chmod 0555 "$target"
   number=$((number + 1))
 done
+# shellcheck disable=SC2086 # one word a path
+chmod 0555 $targets
 
 # The store disk is made of the system `toplevel`; none of them, no disk.
 if [ -n "${storeDisk?}" ]; then
