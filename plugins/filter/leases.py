@@ -36,7 +36,7 @@ def leases(guests: t.Any, network: str, *, only: bool = False) -> list[dict[str,
 
 def host_entries(guests: t.Any) -> list[str]:
     """Lines for hosts(5), an address and its guest's name each, of all interfaces of *guests*, by address."""
-    found = {(one, name) for name, _, addresses in _interfaces(guests, None, only=True) for one in addresses}
+    found = {(one, name) for name, _mac, addresses in _interfaces(guests, None, only=True) for one in addresses}
     return [
         f"{address} {name}" for address, name in sorted(found, key=lambda one: (one[0].version, int(one[0]), one[1]))
     ]

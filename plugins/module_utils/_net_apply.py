@@ -143,7 +143,7 @@ class Apply:
             bridge = target.networks[one.network].bridge
             status = self.commands.run(["networkctl", "status", "--no-pager", "--lines=0", bridge], check=False)
             for line in status.stdout.splitlines():
-                key, _, value = line.strip().partition(": ")
+                key, _sep, value = line.strip().partition(": ")
                 if key == "Network File" and "50-microvm-fleet-" not in value:
                     hint = f"systemd-networkd configures {bridge} with {value.strip()}, which comes before ours. {hint}"
         return FleetError(one.words, subject=one.subject, field=one.field, hint=hint)

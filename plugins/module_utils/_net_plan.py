@@ -393,7 +393,7 @@ def _settings(sets: _nft.Sets, observed: Observed, record: HostRecord, ours: t.C
     forwards4: set[str] = set()
     forwards6 = bool(sets["out6"])
     for element in sets["out4"]:
-        bridge, _, uplink = element.split(" . ")
+        bridge, _source, uplink = element.split(" . ")
         forwards4 |= {bridge, uplink}
     for element in sets["pairs"]:
         one, other = element.split(" . ")

@@ -266,7 +266,7 @@ def _addresses(values: t.Iterable[t.Any], refuse: _Refuse) -> tuple[Interface, .
     found: list[Interface] = []
     for value in values:
         text = str(value).strip()
-        _, slash, length = text.partition("/")
+        _address, slash, length = text.partition("/")
         if not slash or not length.isdigit() or "%" in text:
             raise refuse(
                 "addresses",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
-TESTBED = (sys.executable, HERE.parent / "testbed" / "testbed")
+TESTBED = (sys.executable, HERE.parent / "testbed" / "main.py")
 FLAKE = HERE.parent / "testbed" / "flake"
 # Where the host has what the measurements need.
 PLACE = "/root/bench"

@@ -48,7 +48,7 @@ def sections(payload: str, directory: str | None = None) -> list[tuple[str, floa
     if directory is not None:
         reset(directory)
     whole = take_time([sys.executable, payload])
-    start = min(float(str(take_time([sys.executable, "-c", "pass"])["seconds"])) for _ in range(5))
+    start = min(float(str(take_time([sys.executable, "-c", "pass"])["seconds"])) for _run in range(5))
     exploded = os.path.join(os.path.dirname(payload), "debug_dir")
     shutil.rmtree(exploded, ignore_errors=True)
     subprocess.run([sys.executable, payload, "explode"], stdout=subprocess.DEVNULL, check=True)

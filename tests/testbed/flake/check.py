@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: (c) 2026, microvm.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -403,7 +402,7 @@ class Machine:
         argv = ("runuser", "-u", "microvm", "--", self.script("microvm-shutdown"))
         with subprocess.Popen(argv, cwd=self.state, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as talk:
             self.ended(lambda: None)
-            said, _ = talk.communicate(timeout=DEADLINE)
+            said, _errors = talk.communicate(timeout=DEADLINE)
         demand(f"{self.name}: microvm-shutdown waited", '"event": "SHUTDOWN"' in said, wished=True)
 
     def qmp(self, command: str) -> None:

@@ -21,7 +21,7 @@ SLICE = "system.slice"  # one of our own would outlive its labs
 def parse_mount(mountinfo: str, kind: str, option: str = "") -> Path | None:
     """Where a file system of the kind is mounted, from the text of proc_pid_mountinfo(5)."""
     for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
+        before, _sep, after = line.partition(" - ")
         fields = after.split()
         if fields[:1] == [kind] and (not option or option in fields[2].split(",")):
             return Path(before.split()[4])
@@ -61,7 +61,7 @@ def enter(cgroup: Path) -> None:
 
 def members(cgroup: Path) -> Iterator[int]:
     """Processes in the cgroup and below it."""
-    for directory, _, _ in os.walk(cgroup):
+    for directory, _dirs, _files in os.walk(cgroup):
         with contextlib.suppress(OSError):
             for line in (Path(directory) / "cgroup.procs").read_text().split():
                 yield int(line)
@@ -99,7 +99,7 @@ def remove(cgroup: Path) -> None:
     if legacy := parse_mount(Path("/proc/self/mountinfo").read_text(), "cgroup", "name=systemd"):
         places.append(legacy / cgroup.relative_to(root()))
     for place in places:
-        for directory, _, _ in os.walk(place, topdown=False):
+        for directory, _dirs, _files in os.walk(place, topdown=False):
             files.remove_empty(Path(directory))
         if place.parent.name == NAME:
             files.remove_empty(place.parent)

@@ -18,7 +18,7 @@ from types import FrameType
 from . import cgroup, files, machine, net
 from .process import ProcessId
 
-SCRIPT = Path(__file__).resolve().parent.parent / "testbed"
+SCRIPT = Path(__file__).resolve().parent.parent / "main.py"
 REBOOT_STATUS = 133  # systemd-nspawn(1), EXIT STATUS: the container asked for a reboot
 DEVICES = ("/dev/net/tun", "/dev/kvm", "/dev/vhost-net", "/dev/fuse")
 MERGED = Path("/run/machine")

@@ -72,7 +72,7 @@ def mirror() -> str:
         return chosen
     codename = ""
     for line in Path("/etc/os-release").read_text(encoding="utf-8").splitlines():
-        key, _, value = line.partition("=")
+        key, _sep, value = line.partition("=")
         if key == "VERSION_CODENAME":
             codename = value.strip('"')
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(ORIGIN)", "Created-By: Packages"]

@@ -221,7 +221,7 @@ class FakeNet(Commands):
         items += [{"rule": {"chain": chain, "comment": comment}} for chain, comment in _nft.RULES]
         self.table = {"nftables": items}
         for line in Path(self.paths.sysctl).read_text("utf-8").splitlines():
-            key, _, value = line.partition(" = ")
+            key, _sep, value = line.partition(" = ")
             if key.startswith("net/") and (self.root / "proc/sys" / key).exists():
                 self.write(f"proc/sys/{key}", f"{value}\n")
 
@@ -268,7 +268,7 @@ def _settings(path: Path) -> dict[str, dict[str, list[str]]]:
             section = line.strip("[]")
             found.setdefault(section, {})
         elif "=" in line and not line.startswith("#"):
-            key, _, value = line.partition("=")
+            key, _sep, value = line.partition("=")
             found[section].setdefault(key, []).append(value)
     return found
 

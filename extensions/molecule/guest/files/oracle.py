@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright: (c) 2026, microvm.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -159,7 +158,7 @@ def main() -> None:
     parser.add_argument("--answer", action="append", default=[])
     parser.add_argument("names", nargs="*")
     given = parser.parse_args()
-    answers = {name: answer(address) for name, _, address in (pair.partition("=") for pair in given.answer)}
+    answers = {name: answer(address) for name, _sep, address in (pair.partition("=") for pair in given.answer)}
     rooted = roots() if given.names else {}
     links = json.loads(run("ip", "-j", "link", "show") or "[]")
     taps = {each["ifname"]: {"master": each.get("master"), "flags": each["flags"]} for each in links}

@@ -1,4 +1,3 @@
-#!/usr/bin/python3 -ISB
 # Copyright: (c) 2026, microvm.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -62,7 +61,7 @@ def say(text: str, *, warning: bool = False) -> None:
 def seconds(span: str) -> float | None:
     """A time span as systemctl prints it (systemd.time(7)), ``2min 30s``; None for ``infinity`` or nonsense."""
     parts = re.findall(r"([0-9.]+)([a-z]+)", span)
-    if not parts or any(unit not in UNITS for _, unit in parts):
+    if not parts or any(unit not in UNITS for _number, unit in parts):
         return None
     return sum(float(number) * UNITS[unit] for number, unit in parts)
 
