@@ -6,7 +6,7 @@ TOOLS := PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m tools
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test lint sanity unit molecule bench docs dist pins clean
+.PHONY: help demo demo-down test lint sanity unit molecule bench faults docs dist pins clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -34,6 +34,9 @@ molecule: ## Molecule scenarios on real hosts; e.g. ARGS='converge -s net'
 
 bench: ## Times beside those of loops, with 100 guests and more: build/bench.json; ARGS=--help tells more
 	@$(TOOLS) bench $(ARGS)
+
+faults: ## Modules killed, and calls that fail, at each moment: build/faults.json; e.g. ARGS='--every 5 create'
+	@$(TOOLS) faults $(ARGS)
 
 docs: ## The documentation as HTML: build/docs/html
 	@$(TOOLS) docs

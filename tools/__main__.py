@@ -11,12 +11,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import bench, demo, dist, docs, lint, machine, pins, sanity, scenarios, suite, unit
+from . import bench, demo, dist, docs, faults, lint, machine, pins, sanity, scenarios, suite, unit
 from .process import ToolError, say
 from .report import Check, save, table
 
 PARTS: dict[str, Callable[[list[str]], list[Check]]] = {
     "bench": bench.check,
+    "faults": faults.check,
     "lint": lint.check,
     "molecule": scenarios.check,
     "sanity": sanity.check,

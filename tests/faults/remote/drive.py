@@ -226,7 +226,9 @@ def moments(operation: Operation) -> tuple[list[tuple[str, int]], list[str]]:
         kind = line.partition("(")[0]
         if kind.isidentifier():
             counted[kind] += 1
-            calls.append((kind, counted[kind]))
+            # Ansible unpacks the module there, before any of it runs.
+            if '"/tmp/' not in line:
+                calls.append((kind, counted[kind]))
     return calls, settle(operation)
 
 
