@@ -6,11 +6,11 @@
 import sys
 from pathlib import Path
 
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036 - this is what says so
     sys.exit("bench: needs Python 3.11 or newer")
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from microvm_bench.cli import main
+from microvm_bench.cli import main  # noqa: E402
 
 sys.exit(main())
