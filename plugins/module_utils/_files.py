@@ -169,6 +169,14 @@ def write_link(path: str, target: str, *, unflushed: Unflushed | None = None) ->
 
     It is flushed at once, or noted in *unflushed*.
     """
+    try:
+        os.symlink(target, path)
+    except FileExistsError:
+        _replace_link(path, target)
+    _note(os.path.dirname(path), unflushed)
+
+
+def _replace_link(path: str, target: str) -> None:
     temporary = beside(path)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
@@ -179,7 +187,6 @@ def write_link(path: str, target: str, *, unflushed: Unflushed | None = None) ->
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    _note(os.path.dirname(path), unflushed)
 
 
 def remove(path: str, *, unflushed: Unflushed | None = None) -> bool:

@@ -103,9 +103,10 @@ class Apply:
                 staged.append((plan, step))
         self._together([(plan, [step]) for plan, step in staged])
         staged = [(plan, step) for plan, step in staged if self.outcomes[plan.name].error is None]
-        errors = _nix.build(
-            self.commands, {step.runner: step.source for _plan, step in staged}, timeout=self.build_timeout
-        )
+        wanted = {step.runner: step.source for _plan, step in staged}
+        # Rooted before this question is asked, what is there stays there.
+        missing = _nix.invalid(self.commands, wanted)
+        errors = _nix.build(self.commands, {path: wanted[path] for path in missing}, timeout=self.build_timeout)
         for plan, step in staged:
             error: FleetError | None = errors.get(step.runner)
             if error is None:

@@ -93,6 +93,7 @@ def test_write_link(tmp_path: Path, before: str | None) -> None:
 
 def test_write_link_takes_over_what_a_killed_run_of_the_same_number_left(tmp_path: Path) -> None:
     path = tmp_path / "link"
+    path.symlink_to("old")
     os.symlink("half", _files.beside(str(path)))
     _files.write_link(str(path), "whole")
     assert os.readlink(path) == "whole"
@@ -266,3 +267,92 @@ def test_lock_comes_when_the_holder_ends(place: Path) -> None:
         process.kill()
         with _files.lock(str(place), what="host", timeout=30):
             assert place.read_text(encoding="ascii") == f"{os.getpid()}\n"
+
+
+def test_replace_file_in_parts(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old", encoding="utf-8")
+    unflushed = _files.Unflushed()
+    parts = _files.replace_file(str(path), "new", unflushed=unflushed)
+    next(parts)
+    assert path.read_text(encoding="utf-8") == "old"
+    assert list(unflushed.paths) == [_files.beside(str(path))]
+    assert next(parts, None) is None
+    assert path.read_text(encoding="utf-8") == "new"
+    assert str(tmp_path) in unflushed.paths
+
+
+def test_replace_file_that_is_told_of_an_error_leaves_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old", encoding="utf-8")
+    parts = _files.replace_file(str(path), "new", unflushed=_files.Unflushed())
+    next(parts)
+    with pytest.raises(OSError, match="broken"):
+        parts.throw(OSError(errno.EIO, "broken"))
+    assert path.read_text(encoding="utf-8") == "old"
+    assert entries(tmp_path) == ["file"]
+
+
+def test_replace_file_that_is_never_resumed_leaves_what_the_next_run_removes(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    parts = _files.replace_file(str(path), "new", unflushed=_files.Unflushed())
+    next(parts)
+    parts.close()
+    assert entries(tmp_path) == [os.path.basename(_files.beside(str(path)))]
+
+
+def test_make_directory_notes_what_got_an_entry(tmp_path: Path) -> None:
+    unflushed = _files.Unflushed()
+    _files.make_directory(str(tmp_path / "a" / "b"), unflushed=unflushed, mode=0o700)
+    assert list(unflushed.paths) == [str(tmp_path), str(tmp_path / "a")]
+    assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
+    again = _files.Unflushed()
+    _files.make_directory(str(tmp_path / "a" / "b"), unflushed=again)
+    assert not again.paths
+
+
+def flushed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of what os.fsync is called for, as it is called."""
+    names: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: names.append(os.readlink(f"/proc/self/fd/{handle}")))
+    return names
+
+
+def test_flush_of_a_few_is_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = flushed(monkeypatch)
+    (tmp_path / "file").touch()
+    wanted = [str(tmp_path), str(tmp_path / "file")]
+    assert _files.flush(wanted) == {}
+    assert names == wanted
+
+
+def test_flush_of_many_is_of_the_filesystem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = flushed(monkeypatch)
+    paths = [tmp_path / str(number) for number in range(_files.MANY + 1)]
+    for path in paths:
+        path.touch()
+    assert _files.flush([str(path) for path in paths]) == {}
+    assert names == []
+
+
+@pytest.mark.parametrize("error", [ImportError, AttributeError, OSError])
+def test_flush_of_many_without_syncfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    def no_library(_name: str) -> t.NoReturn:
+        raise error
+
+    names = flushed(monkeypatch)
+    monkeypatch.setattr(_files.importlib, "import_module", no_library)
+    paths = [tmp_path / str(number) for number in range(_files.MANY + 1)]
+    for path in paths:
+        path.touch()
+    assert _files.flush([str(path) for path in paths]) == {}
+    assert names == [str(path) for path in paths]
+
+
+def test_flush_names_what_could_not_be(tmp_path: Path) -> None:
+    paths = [str(tmp_path / str(number)) for number in range(_files.MANY + 1)]
+    for path in paths[1:]:
+        Path(path).touch()
+    errors = _files.flush(paths)
+    assert list(errors) == paths[:1]
+    assert errors[paths[0]].filename == paths[0]
