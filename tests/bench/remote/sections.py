@@ -23,7 +23,8 @@ from typing import Any
 UTILS = "ansible_collections.microvm.fleet.plugins.module_utils."
 # Module, class or "", function, section.  In the order of loading.
 WRAPPED = (
-    ("_files", "", "sync_directory", "flushing directories"),
+    ("_files", "", "sync_directory", "flushing"),
+    ("_files", "", "flush", "flushing"),
     ("_files", "", "write_file", "writing files"),
     ("_files", "", "write_link", "writing links"),
     ("_contract", "", "read_runner", "reading runners"),
