@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import guests_spec
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import guest_spec, guests_spec, read_wishes
 
 ROLES = Path(__file__).resolve().parents[3] / "roles"
 OWN = ["autostart", "guests", "host"]
@@ -81,3 +81,27 @@ def test_every_unit_can_be_removed() -> None:
     variables = load("host", "vars", "main.yml")
     units = {path.name for path in (ROLES / "host" / "files" / "units").iterdir()}
     assert set(variables["__microvm_host_units"]) == units
+
+
+def test_the_example_inventory_is_twenty_lines_that_the_roles_take() -> None:
+    path = ROLES.parent / "docs" / "examples" / "inventory.yml"
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 20
+    variables = yaml.safe_load(text)["microvm_hosts"]["vars"]
+    known: dict[str, t.Any] = {}
+    for role in [*OWN, "network"]:
+        known.update(load(role, "meta", "argument_specs.yml")["argument_specs"]["main"]["options"])
+    assert {name for name in variables if name.startswith("microvm_")} <= set(known)
+    guests = [guest.name for guest in read_wishes(filled(variables["microvm_guests"], guest_spec()), update="never")]
+    assert guests == ["web1", "db1"]
+
+
+def filled(entries: list[dict[str, t.Any]], spec: dict[str, t.Any]) -> list[dict[str, t.Any]]:
+    """Entries as a module gets them: what is not given has its default."""
+    assert [key for entry in entries for key in entry if key not in spec] == []
+    inner: dict[str, t.Any] = {"mac": None, "network": None, "addresses": None}
+    return [
+        {key: entry.get(key, option.get("default")) for key, option in spec.items()}
+        | {"interfaces": [inner | each for each in entry.get("interfaces", [])]}
+        for entry in entries
+    ]
