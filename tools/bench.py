@@ -24,7 +24,7 @@ def check(arguments: list[str]) -> list[Check]:
     say("preparing the testbed: packages and Debian trees")
     must([ROOT / "tests" / "testbed" / "testbed", "prepare", "--release", "trixie"])
     place = tree.make("bench")
-    argv: list[str | Path] = [virtual / "bin" / "python", place / "tests" / "bench" / "bench"]
+    argv: list[str | Path] = [virtual / "bin" / "python", place / "tests" / "bench" / "main.py"]
     argv += ["--collections", tree.base_of(place), "--work", BUILD / "bench", "--report", REPORT, *arguments]
     done = run(argv, env={"PATH": search_path(virtual / "bin")}, show=True, timeout=TIMEOUT)
     return [single("bench", done.seconds, ok=done.ok, output=f"Figures: {REPORT}")]
