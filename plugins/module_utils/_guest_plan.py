@@ -285,9 +285,17 @@ def recorded(guest: Guest, flake: str, identity: str) -> Target | None:
         return None
     if record.runner is None or record.runner not in (guest.current, guest.staged) or record.runner not in record.facts:
         return None
+    if _lost(guest):
+        # To be built again, it takes the derivation.
+        return None
     return Target(
         runner=runner_of_dict(record.facts[record.runner]), source=record.runner, flake=flake, locked=identity
     )
+
+
+def _lost(guest: Guest) -> bool:
+    """Whether the garbage collector has taken the runner of `current`."""
+    return guest.runner is not None and guest.runner.missing
 
 
 def plan(wish: GuestWish, guest: Guest, target: Target | None) -> GuestPlan:
@@ -390,6 +398,9 @@ def _present(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator
     else:
         if target is not None and target.runner.path != current:
             yield from _prepare(guest, target)
+        elif target is not None and _lost(guest):
+            yield from _prepare(guest, target)
+            yield Unstage(name, target.runner.path)
         elif guest.staged is not None and guest.staged == current:
             # A run that died right after the switch has left it.
             yield Unstage(name, guest.staged)

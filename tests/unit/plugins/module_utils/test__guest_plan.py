@@ -453,6 +453,16 @@ def test_plans(wished: GuestWish, guest: Guest, aim: Target | None, steps: t.Seq
     assert list(plan.steps) == list(steps)
 
 
+@pytest.mark.parametrize("guest", [OURS, FOREIGN])
+def test_a_runner_that_the_garbage_collector_took_is_built_again(guest: Guest) -> None:
+    lost = change(guest, runner=runner(1, missing=True, runs=False))
+    plan = planner.plan(wish(update="activate"), lost, target(1))
+    assert plan.error is None
+    assert plan.steps == (Stage(NAME, path(1), f"{path(1)}.drv"), Unstage(NAME, path(1)))
+    assert planner.recorded(lost, FLAKE, "r1") is None
+    assert planner.plan(wish(), lost, None).steps == ()
+
+
 def test_the_names_of_the_table_are_its_own() -> None:
     names = [row[0] for row in TABLE]
     assert len(names) == len(set(names))
