@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import importlib
 import os
 import stat
 import subprocess
@@ -341,7 +342,7 @@ def test_flush_of_many_without_syncfs(tmp_path: Path, monkeypatch: pytest.Monkey
         raise error
 
     names = flushed(monkeypatch)
-    monkeypatch.setattr(_files.importlib, "import_module", no_library)
+    monkeypatch.setattr(importlib, "import_module", no_library)
     paths = [tmp_path / str(number) for number in range(_files.MANY + 1)]
     for path in paths:
         path.touch()
