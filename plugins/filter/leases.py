@@ -31,7 +31,7 @@ def leases(guests: t.Any, network: str, *, only: bool = False) -> list[dict[str,
         if ipv4 and interface.get("mac") is not None:
             lease = {"name": name, "mac": _mac(interface["mac"], name), "address": str(ipv4[0])}
             found.append((ipv4[0], lease))
-    return [lease for _, lease in sorted(found, key=lambda one: one[0])]
+    return [lease for _ip, lease in sorted(found, key=lambda one: one[0])]
 
 
 def host_entries(guests: t.Any) -> list[str]:

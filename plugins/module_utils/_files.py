@@ -108,7 +108,7 @@ def write_file(path: str, text: str, *, mode: int = 0o644, uid: int = 0, gid: in
     """Put *text* at *path*, whole or not at all.  *mode* in octal as chmod(2) has it."""
     unflushed = Unflushed()
     parts = replace_file(path, text, mode=mode, uid=uid, gid=gid, unflushed=unflushed)
-    for _ in parts:
+    for _part in parts:
         try:
             _flush_now(unflushed)
         except OSError as error:

@@ -507,7 +507,7 @@ def matching_taps(network: Network, observed: Observed) -> list[Link]:
     """The host's taps that the patterns of *network* match."""
     return [
         link
-        for _, link in sorted(observed.links.items())
+        for _name, link in sorted(observed.links.items())
         if link.tap and any(overlap(link.name, pattern) for pattern in network.taps)
     ]
 

@@ -96,7 +96,18 @@ def main() -> int:
 
 def disturb(lab: str, every: int, operations: list[str]) -> list[dict[str, Any]]:
     """Let the host do it, and print each line of the table as it comes."""
-    argv = [str(TESTBED), "ssh", "--lab", lab, "1", "/srv/faults/drive.py", "--every", str(every), *operations]
+    argv = [
+        str(TESTBED),
+        "ssh",
+        "--lab",
+        lab,
+        "1",
+        "/usr/bin/python3",
+        "/srv/faults/drive.py",
+        "--every",
+        str(every),
+        *operations,
+    ]
     rows = []
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None

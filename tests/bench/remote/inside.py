@@ -57,7 +57,7 @@ def sections(payload: str, directory: str | None = None) -> list[tuple[str, floa
     answer = subprocess.run(
         [sys.executable, os.path.join(HERE, "sections.py"), exploded], stdout=subprocess.PIPE, check=True, text=True
     )
-    found: list[tuple[str, float]] = [(what, seconds) for what, seconds in json.loads(answer.stdout.splitlines()[-1])]
+    found: list[tuple[str, float]] = list(json.loads(answer.stdout.splitlines()[-1]))
     found.append(("start of Python", start))
     rest = float(str(whole["seconds"])) - sum(seconds for _what, seconds in found)
     return [*found, ("unpacking the payload, compiling it, end of Python", max(rest, 0.0))]

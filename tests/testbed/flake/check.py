@@ -298,7 +298,7 @@ def speed(flake: Flake) -> None:
     everyone = "builtins.mapAttrs (name: c: c.config.microvm.declaredRunner.drvPath)"
     took: list[float] = []
     found: dict[str, str] = {}
-    for _ in range(4):
+    for _run in range(4):
         start = time.monotonic()
         found = json.loads(nix("eval", "--json", f"path:{flake.place}#nixosConfigurations", "--apply", everyone).stdout)
         took.append(time.monotonic() - start)
@@ -468,7 +468,7 @@ def one_guest(machine: Machine, boots: int) -> None:
     demand("nothing runs: microvm-shutdown", run(*command, cwd=machine.states).returncode, 0)
 
     took: list[float] = []
-    for _ in range(boots):
+    for _boot in range(boots):
         start = time.monotonic()
         machine.start(again=True)
         machine.answer()

@@ -113,7 +113,7 @@ def activate_staged(host: FakeHost) -> None:
 @scene([wish(keep_generations=2)], update="activate")
 def forget(host: FakeHost) -> None:
     ran(host)
-    for _ in range(3):
+    for _time in range(3):
         host.renew("web1")
         run(host, [wish(keep_generations=4)], update="activate")
     host.renew("web1")

@@ -520,7 +520,7 @@ def test_removal_of_a_guest_without_data_keeps_nothing(host: FakeHost) -> None:
 
 
 def test_a_guest_that_comes_and_goes_twice_a_second_keeps_both(host: FakeHost) -> None:
-    for _ in range(2):
+    for _time in range(2):
         ran(host)
         run(host, [wish(state="absent")])
     assert len(os.listdir(host.paths.kept)) == 2
