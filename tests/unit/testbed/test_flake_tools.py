@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from flake import make_guests, volume_state
+from flake import check, make_guests, volume_state
 from flake.volume_state import Event, State, VolumeError
 
 FLAKE = Path(make_guests.__file__).resolve().parent
@@ -196,6 +196,24 @@ def test_the_readme_has_every_way_to_fail() -> None:
     table = readme.split("| fail | |", 1)[1].split("\n\n", 1)[0]
     described = {name.strip() for row in table.splitlines()[2:] for name in row.split("|")[1].split(",")}
     assert described == known
+
+
+def test_the_check_has_every_script_and_every_way_to_fail() -> None:
+    source = (FLAKE / "scripts.nix").read_text().rsplit("\nin\n", 1)[1]
+    scripts = set(re.findall(r"\b(?:microvm|tap|macvtap|pci|virtiofsd)-[a-z]+\b", source))
+    assert set().union(*(contract.scripts for contract in check.CONTRACTS.values())) == scripts
+    known = _list((FLAKE / "fields.nix").read_text(), 'fail = oneOf "fail" [')
+    booted = {fields["fail"] for fields, _ in check.BOOTS.values() if "fail" in fields}
+    assert booted == known - {"build", "eval", "eval-abort"}
+
+
+def test_what_is_missed_says_what_was_seen() -> None:
+    with pytest.raises(check.Missed, match=r"^its answer: 1 instead of 2$"):
+        check.demand("its answer", 1, 2)
+    with pytest.raises(check.Missed, match=r"^not within 0 s: it comes$"):
+        check.until("it comes", lambda: None, deadline=0)
+    with pytest.raises(check.Missed, match=r"^false: 1: $"):
+        check.run("false")
 
 
 def test_the_flake_takes_no_input() -> None:
