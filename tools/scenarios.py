@@ -42,11 +42,21 @@ def check(arguments: list[str]) -> list[Check]:
             name = found[1] or found[2]
             times[name] = (times.get(name, (seconds, seconds))[0], seconds)
 
+    log = BUILD / "molecule" / "ansible.log"
+    log.unlink(missing_ok=True)
     done = run(["molecule", *chosen, "--report"], cwd=place, env=environment, show=True, each=note, timeout=TIMEOUT)
     checks = results(done.output, {name: last - first for name, (first, last) in times.items()})
     if not any(check.failed for check in checks) and (not done.ok or not checks):
         checks.append(Check("molecule", done.seconds, 0, 1, output="Molecule ended without a report; see above."))
+    if any(check.failed for check in checks) and log.exists():
+        say(f"what failed, of {log}")
+        print("\n".join(fatal(log.read_text(encoding="utf-8", errors="replace"))), flush=True)
     return checks
+
+
+def fatal(log: str) -> list[str]:
+    """The lines of Ansible's *log* that say why a play ended, cut at 2,000 characters; ignored ones are among them."""
+    return [line[:2000] for line in log.splitlines() if re.search(r"\bfatal: |\| (?:FATAL|FAILED) |UNREACHABLE!", line)]
 
 
 def prepare() -> tuple[Path, dict[str, str]]:
@@ -64,6 +74,8 @@ def prepare() -> tuple[Path, dict[str, str]]:
         # Two checkouts on one machine have hosts of their own.
         "MICROVM_FLEET_LAB": "mol-" + hashlib.sha256(str(ROOT).encode()).hexdigest()[:4],
         "MOLECULE_EPHEMERAL_DIRECTORY": str(work / "state"),
+        # Of scenarios that run side by side, Molecule shows no more than that one failed.
+        "ANSIBLE_LOG_PATH": str(work / "ansible.log"),
         "NO_COLOR": "1",
         "ANSIBLE_NOCOLOR": "1",
     }
