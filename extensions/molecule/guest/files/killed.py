@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Stands for the interpreter of one module: kills it when it is about to rename to, or to remove, the path $KILL_AT.
+"""Stands for the interpreter of one module: kills it when it is about to make, rename to, or remove the path $KILL_AT.
 
 The module comes on standard input, as Ansible sends it with pipelining.
 """
@@ -18,7 +18,7 @@ KILL_AT = os.environ["KILL_AT"]
 
 def watch(event: str, arguments: tuple[object, ...]) -> None:
     """Look at each event of the interpreter (PEP 578), which comes before the call is made."""
-    if event in {"os.rename", "os.remove"} and KILL_AT in arguments:
+    if event in {"os.rename", "os.remove", "os.symlink"} and KILL_AT in arguments:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
