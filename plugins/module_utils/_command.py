@@ -43,6 +43,34 @@ class Completed:
     stderr: str
 
 
+# Python learned to subscript it in 3.9, and hosts may have 3.8.
+if t.TYPE_CHECKING:
+    Popen = subprocess.Popen[str]
+else:
+    Popen = subprocess.Popen
+
+
+class Group(Popen):
+    """A program with a process group of its own: AnsibleModule.run_command knows no end of its time."""
+
+    def __init__(self, argv: t.Sequence[str], *, stdin: bool, env: t.Mapping[str, str]) -> None:
+        super().__init__(
+            argv,
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            start_new_session=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+
+    def end(self) -> None:
+        """End the process and all of its group; that it has ended by itself meanwhile is no error."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
 class Commands:
     """Runs programs of the host.  *timeout* is in seconds and holds for every call that names no other.
 
@@ -92,20 +120,11 @@ class Commands:
         environment = dict(os.environ, LC_ALL="C.UTF-8", PATH=os.pathsep.join((os.path.dirname(program), *SEARCH_PATH)))
         environment.pop("LANGUAGE", None)
         environment.update(env or {})
-        with subprocess.Popen(
-            [program, *argv[1:]],
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-            encoding="utf-8",
-            errors="replace",
-        ) as process:
+        with Group([program, *argv[1:]], stdin=stdin is not None, env=environment) as process:
             try:
                 stdout, stderr = process.communicate(stdin, timeout=limit)
             except subprocess.TimeoutExpired:
-                _end(process)
+                process.end()
                 stdout, stderr = process.communicate()
                 raise CommandError(
                     f"{short(argv)} did not end within {limit:g} s.",
@@ -116,7 +135,7 @@ class Commands:
                     stderr=stderr,
                 ) from None
             except BaseException:
-                _end(process)
+                process.end()
                 process.wait()
                 raise
         if check and process.returncode != 0:
@@ -147,12 +166,6 @@ class Commands:
                 stdout=done.stdout,
                 stderr=done.stderr,
             ) from error
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End the process and all of its group; that it has ended by itself meanwhile is no error."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def short(argv: t.Sequence[str], limit: int = 120) -> str:

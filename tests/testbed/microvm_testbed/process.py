@@ -50,7 +50,7 @@ class ProcessId:
         if data is None:
             return None
         match data.get("pid"), data.get("start"), data.get("boot"):
-            case int(pid), int(start), str(boot):
+            case int() as pid, int() as start, str() as boot:
                 return cls(pid, start, boot)
         return None
 

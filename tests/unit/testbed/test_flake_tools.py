@@ -203,7 +203,7 @@ def test_the_check_has_every_script_and_every_way_to_fail() -> None:
     scripts = set(re.findall(r"\b(?:microvm|tap|macvtap|pci|virtiofsd)-[a-z]+\b", source))
     assert set().union(*(contract.scripts for contract in check.CONTRACTS.values())) == scripts
     known = _list((FLAKE / "fields.nix").read_text(), 'fail = oneOf "fail" [')
-    booted = {fields["fail"] for fields, _ in check.BOOTS.values() if "fail" in fields}
+    booted = {boot[0]["fail"] for boot in check.BOOTS.values() if "fail" in boot[0]}
     assert booted == known - {"build", "eval", "eval-abort"}
 
 
