@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Stands for the interpreter of one module: kills it when it is about to make, rename to, or remove the path $KILL_AT.
+"""Stands for the interpreter of one module: kills it when it is about to do $KILL_ON to the path $KILL_AT.
+
+$KILL_ON has events of the interpreter's audit table: os.symlink, os.rename (to that path), os.remove.
 
 The module comes on standard input, as Ansible sends it with pipelining.
 """
@@ -14,11 +16,12 @@ import signal
 import sys
 
 KILL_AT = os.environ["KILL_AT"]
+KILL_ON = os.environ["KILL_ON"].split()
 
 
 def watch(event: str, arguments: tuple[object, ...]) -> None:
     """Look at each event of the interpreter (PEP 578), which comes before the call is made."""
-    if event in {"os.rename", "os.remove", "os.symlink"} and KILL_AT in arguments:
+    if event in KILL_ON and KILL_AT in arguments:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
