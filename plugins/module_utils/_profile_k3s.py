@@ -1,0 +1,139 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The profiles of k3s: a server and an agent.
+
+Private to the collection: it may change at any time.
+
+Defaults of networks, ports and least memory are those of the k3s documentation (Requirements; k3s server).
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.microvm.fleet.plugins.module_utils._profile_frame import (
+    Credential,
+    Option,
+    Port,
+    Profile,
+    Volume,
+)
+
+# Label and taint as kubelet reads them: [PREFIX/]NAME=VALUE[:EFFECT].
+LABEL: t.Final = r"([a-z0-9.-]+/)?[A-Za-z0-9][A-Za-z0-9_.-]*=[A-Za-z0-9_.-]*"
+TAINT: t.Final = LABEL + r":(NoSchedule|PreferNoSchedule|NoExecute)"
+
+_NODE: t.Final[t.Mapping[str, Option]] = {
+    "node_ip": Option("own_address", "The address that the node is known by in the cluster."),
+    "node_labels": Option(
+        "list", "Labels of the node, as KEY=VALUE.", default=(), pattern=LABEL, form="a label as KEY=VALUE"
+    ),
+    "node_taints": Option(
+        "list",
+        "Taints of the node, as KEY=VALUE:EFFECT with NoSchedule, PreferNoSchedule or NoExecute.",
+        default=(),
+        pattern=TAINT,
+        form="a taint as KEY=VALUE:EFFECT",
+    ),
+    "shutdown_grace": Option(
+        "int",
+        "Seconds that pods have to end by themselves when the guest is stopped.",
+        default=60,
+        least=10,
+        most=3600,
+    ),
+}
+_VOLUMES: t.Final = (
+    Volume("rancher.img", "/var/lib/rancher", 20480),
+    Volume("kubelet.img", "/var/lib/kubelet", 10240),
+)
+_KUBELET: t.Final = Port("tcp", "10250", "kubelet: logs, exec, metrics")
+_OVERLAY: t.Final = (
+    Port("udp", "8472", "flannel, vxlan"),
+    Port("udp", "51820-51821", "flannel, wireguard-native"),
+)
+_NODE_PORTS: t.Final = (
+    Port("tcp", "30000-32767", "services of type NodePort, when open_node_ports is set"),
+    Port("udp", "30000-32767", "services of type NodePort, when open_node_ports is set"),
+)
+_TOKEN: t.Final = "The token of the cluster, the same file for its servers and agents."
+# What remains of a stop when the pods are gone: k3s itself (30), what its containers left (20), the guest (10).
+_STOP: t.Final = 60
+
+K3S: t.Final = (
+    Profile(
+        name="k3s_server",
+        description="A server of a k3s cluster: the first one, or a further one.",
+        options={
+            "server": Option("address", "An earlier server to join; without it, this is the first one."),
+            "cluster_init": Option(
+                "bool", "Keep the cluster's state in etcd, so that further servers can join.", default=False
+            ),
+            "flannel_backend": Option(
+                "str",
+                "How pods reach pods on other nodes; the same on all servers.",
+                default="vxlan",
+                choices=("vxlan", "host-gw", "wireguard-native", "none"),
+            ),
+            "cluster_cidr": Option("subnet", "Addresses of pods.", default="10.42.0.0/16"),
+            "service_cidr": Option("subnet", "Addresses of services.", default="10.43.0.0/16"),
+            "disable": Option(
+                "list",
+                "Parts of k3s that are not deployed.",
+                default=(),
+                choices=("coredns", "local-storage", "metrics-server", "servicelb", "traefik"),
+            ),
+            "tls_sans": Option(
+                "list",
+                "Further names and addresses for the certificate of the API.",
+                default=(),
+                pattern=r"[A-Za-z0-9*][A-Za-z0-9.:-]*",
+                form="a host name or an address",
+            ),
+            "disable_agent": Option("bool", "Run no pods here.", default=False),
+            "open_node_ports": Option("bool", "Open the ports of services of type NodePort.", default=False),
+            **_NODE,
+        },
+        least_mem=2048,
+        mem=2048,
+        vcpu=2,
+        stop_timeout=_STOP,
+        stop_option="shutdown_grace",
+        volumes=_VOLUMES,
+        ports=(
+            Port("tcp", "6443", "the API, for agents and kubectl"),
+            Port("tcp", "2379-2380", "etcd between servers, with cluster_init or server"),
+            _KUBELET,
+            *_OVERLAY,
+            *_NODE_PORTS,
+        ),
+        credentials=(Credential("k3s-token", f"{_TOKEN} Without it a first server makes one up.", required=False),),
+        excludes=("k3s_agent", "kubernetes_master", "kubernetes_node"),
+    ),
+    Profile(
+        name="k3s_agent",
+        description="A node of a k3s cluster that runs pods.",
+        options={
+            "server": Option("address", "The server to join: a guest of the inventory, or an address.", required=True),
+            "flannel_backend": Option(
+                "str",
+                "The backend that the servers have; decides which port is opened.",
+                default="vxlan",
+                choices=("vxlan", "host-gw", "wireguard-native", "none"),
+            ),
+            "open_node_ports": Option("bool", "Open the ports of services of type NodePort.", default=False),
+            **_NODE,
+        },
+        least_mem=512,
+        mem=1024,
+        vcpu=1,
+        stop_timeout=_STOP,
+        stop_option="shutdown_grace",
+        volumes=_VOLUMES,
+        ports=(_KUBELET, *_OVERLAY, *_NODE_PORTS),
+        credentials=(Credential("k3s-token", _TOKEN),),
+        excludes=("k3s_server", "kubernetes_master", "kubernetes_node"),
+    ),
+)
