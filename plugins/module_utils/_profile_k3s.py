@@ -58,7 +58,7 @@ _NODE_PORTS: t.Final = (
     Port("tcp", "30000-32767", "services of type NodePort, when open_node_ports is set"),
     Port("udp", "30000-32767", "services of type NodePort, when open_node_ports is set"),
 )
-_SECRET: t.Final = "The token of the cluster, the same file for its servers and agents."
+_SHARED: t.Final = "The token of the cluster, the same file for its servers and agents."
 # What remains of a stop when the pods are gone: k3s itself (30), what its containers left (20), the guest (10).
 _STOP: t.Final = 60
 
@@ -109,7 +109,7 @@ K3S: t.Final = (
             *_OVERLAY,
             *_NODE_PORTS,
         ),
-        credentials=(Credential("k3s-token", f"{_SECRET} Without it a first server makes one up.", required=False),),
+        credentials=(Credential("k3s-token", f"{_SHARED} Without it a first server makes one up.", required=False),),
         excludes=("k3s_agent", "kubernetes_master", "kubernetes_node"),
     ),
     Profile(
@@ -133,7 +133,7 @@ K3S: t.Final = (
         stop_option="shutdown_grace",
         volumes=_VOLUMES,
         ports=(_KUBELET, *_OVERLAY, *_NODE_PORTS),
-        credentials=(Credential("k3s-token", _SECRET),),
+        credentials=(Credential("k3s-token", _SHARED),),
         excludes=("k3s_server", "kubernetes_master", "kubernetes_node"),
     ),
 )
