@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import nixos
 from .net import OUTSIDE_IPV4, OUTSIDE_IPV6, OUTSIDE_PORT, Subnet
 
 
@@ -27,6 +28,7 @@ class Access:
     """Directory of the files."""
     runtime: Path
     """Directory of the network namespace's file and of ssh's control sockets."""
+    system: str = "debian"
 
     def name(self, number: int) -> str:
         return f"{self.lab}-{number}"
@@ -58,7 +60,7 @@ class Access:
             8,
             [
                 ("ansible_user", "root"),
-                ("ansible_python_interpreter", "/usr/bin/python3"),
+                ("ansible_python_interpreter", nixos.SYSTEM_PYTHON if self.system == "nixos" else "/usr/bin/python3"),
                 ("ansible_ssh_executable", str(self.state / "bin/ssh")),
                 ("ansible_scp_executable", str(self.state / "bin/scp")),
                 ("ansible_sftp_executable", str(self.state / "bin/sftp")),
@@ -67,6 +69,7 @@ class Access:
                 ("testbed_netns", str(self.netns)),
                 ("testbed_release", self.release),
                 ("testbed_uplink", self.uplink),
+                ("testbed_os", self.system),
                 ("testbed_controller_ipv4", self.subnet.controller_ipv4),
                 ("testbed_controller_ipv6", self.subnet.controller_ipv6),
                 ("testbed_outside_ipv4", OUTSIDE_IPV4),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import cgroup, files, machine, net, outside, supervisor, tree
 from .errors import TestbedError
-from .lab import BOOT_TIMEOUT, UPLINKS, Lab
+from .lab import BOOT_TIMEOUT, SYSTEMS, UPLINKS, Lab
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--hosts", type=int, default=1, metavar="N", help="(default: 1)")
     command.add_argument("--release", choices=tree.RELEASES, help=f"(default: {tree.RELEASES[0]})")
     command.add_argument("--uplink", choices=UPLINKS, help=f"what keeps the hosts' uplink (default: {UPLINKS[0]})")
+    command.add_argument("--os", choices=SYSTEMS, help=f"what the hosts are, or act as (default: {SYSTEMS[0]})")
     commands.add_parser("down", parents=[lab], help="end the lab and leave nothing of it")
     command = commands.add_parser("status", parents=[lab], help="show the lab's hosts")
     command.add_argument("--json", action="store_true", help="as JSON")
@@ -70,6 +71,7 @@ def rows(lab: Lab) -> list[dict[str, object]]:
                 "ipv6": spec.subnet.host_ipv6(host.number),
                 "release": spec.release,
                 "uplink": spec.uplink,
+                "os": spec.system,
                 "boots": booted.boots if booted else None,
                 "pid": host.leader(),
             }
@@ -101,7 +103,7 @@ def run_lab(options: argparse.Namespace) -> None:
     lab = Lab(options.lab)
     match options.command:
         case "up":
-            for host in lab.up(hosts=options.hosts, release=options.release, uplink=options.uplink):
+            for host in lab.up(hosts=options.hosts, release=options.release, uplink=options.uplink, system=options.os):
                 print(host.name)
         case "down":
             lab.down()

@@ -20,6 +20,7 @@ from .errors import TestbedError
 from .host import Host
 
 UPLINKS = ("networkd", "ifupdown")
+SYSTEMS = ("debian", "nixos")
 PROGRAMS = ("ssh", "scp", "sftp")
 BOOT_TIMEOUT = 120.0
 DOWN_TIMEOUT = 30.0
@@ -45,6 +46,7 @@ class Spec:
     uplink: str
     hosts: int
     tree: str
+    system: str = SYSTEMS[0]
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -54,6 +56,7 @@ class Spec:
             "uplink": self.uplink,
             "hosts": self.hosts,
             "tree": self.tree,
+            "system": self.system,
         }
 
     @classmethod
@@ -65,6 +68,7 @@ class Spec:
             uplink=str(data["uplink"]),
             hosts=int(str(data["hosts"])),
             tree=str(data["tree"]),
+            system=str(data.get("system", SYSTEMS[0])),
         )
 
 
@@ -105,7 +109,8 @@ class Lab:
 
     def access(self) -> Access:
         spec = self.need()
-        return Access(self.name, spec.subnet, spec.release, spec.uplink, spec.hosts, self.state, self.runtime)
+        place = (self.state, self.runtime)
+        return Access(self.name, spec.subnet, spec.release, spec.uplink, spec.hosts, *place, spec.system)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -122,7 +127,9 @@ class Lab:
 
     # -- up
 
-    def up(self, *, hosts: int, release: str | None, uplink: str | None) -> list[Host]:
+    def up(
+        self, *, hosts: int, release: str | None = None, uplink: str | None = None, system: str | None = None
+    ) -> list[Host]:
         """Make the lab have at least so many hosts, all of them up; what is up already is left alone.
 
         Returns the hosts that were started.
@@ -131,7 +138,7 @@ class Lab:
             raise TestbedError(f"--hosts {hosts}: must be 1 to {net.MAX_HOSTS}")
         machine.install_packages()
         with self.lock():
-            spec = self.decide(hosts, release, uplink)
+            spec = self.decide(hosts, release, uplink, system)
             begin = time.monotonic()
             self.prepare_machine()
             self.make_files()
@@ -145,9 +152,14 @@ class Lab:
             machine.say(f"lab {self.name}: {count} up after {time.monotonic() - begin:.1f} s ({len(started)} started)")
             return started
 
-    def decide(self, hosts: int, release: str | None, uplink: str | None) -> Spec:
+    def decide(self, hosts: int, release: str | None, uplink: str | None, system: str | None = None) -> Spec:
         spec = self.spec()
         if spec is None:
+            if system == "nixos" and not (release in {None, tree.RELEASES[0]} and uplink in {None, UPLINKS[0]}):
+                raise TestbedError(
+                    f"--os nixos: is made of {tree.RELEASES[0]} with an uplink that {UPLINKS[0]} keeps, and of nothing "
+                    f"else; leave --release and --uplink out"
+                )
             base = str(tree.ensure(release or tree.RELEASES[0]))
             with files.locked(files.RUNTIME / ".labs.lock"):
                 self.state.mkdir(parents=True, exist_ok=True)
@@ -157,10 +169,15 @@ class Lab:
                     if data is not None:
                         taken.add(Spec.from_json(data).subnet.number)
                 subnet = net.Subnet(net.choose_subnet(self.name, taken))
-                spec = Spec(self.name, subnet, release or tree.RELEASES[0], uplink or UPLINKS[0], hosts, base)
+                spec = Spec(self.name, subnet, release or tree.RELEASES[0], uplink or UPLINKS[0], hosts, base,
+                            system or SYSTEMS[0])  # fmt: skip
                 files.write_json(self.state / "lab.json", spec.to_json())
             return spec
-        for option, wish, has in (("--release", release, spec.release), ("--uplink", uplink, spec.uplink)):
+        for option, wish, has in (
+            ("--release", release, spec.release),
+            ("--uplink", uplink, spec.uplink),
+            ("--os", system, spec.system),
+        ):
             if wish and wish != has:
                 raise TestbedError(
                     f"lab {self.name}: {option} {wish} is not what it was made with ({has}); "

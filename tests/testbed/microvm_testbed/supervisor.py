@@ -15,10 +15,11 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from . import cgroup, files, machine, net
+from . import cgroup, files, machine, net, nixos
 from .process import ProcessId
 
 SCRIPT = Path(__file__).resolve().parent.parent / "main.py"
+NIXPKGS = SCRIPT.parent.parent / "nix/standin/nixpkgs"
 REBOOT_STATUS = 133  # systemd-nspawn(1), EXIT STATUS: the container asked for a reboot
 DEVICES = ("/dev/net/tun", "/dev/kvm", "/dev/vhost-net", "/dev/fuse")
 MERGED = Path("/run/machine")
@@ -103,6 +104,7 @@ def boot(directory: Path) -> None:
     """
     lab = files.read_json(directory.parent.parent / "lab.json")
     assert lab is not None
+    is_nixos = lab.get("system") == "nixos"
     boots = int(str((files.read_json(directory / "boots.json") or {})["boots"]))
     cgroup.enter(cgroup.path_of(directory.name) / f"boot-{boots}")
     # Copies of the labs' namespace files would keep those namespaces alive.
@@ -117,8 +119,13 @@ def boot(directory: Path) -> None:
     MERGED.mkdir()
     machine.run(["mount", "--move", f"{directory}/merged", str(MERGED)], timeout=10)
     if not (directory / "provisioned").exists():
-        provision(MERGED, directory, net.Subnet(int(str(lab["subnet"]))), str(lab["uplink"]))
+        subnet = net.Subnet(int(str(lab["subnet"])))
+        provision(MERGED, directory, subnet, None if is_nixos else str(lab["uplink"]))
+        if is_nixos:
+            nixos.provision(MERGED, directory.name, subnet, NIXPKGS)
         files.write_atomic(directory / "provisioned", "")
+    if is_nixos:
+        nixos.activate(MERGED)
     modules = bind_modules(MERGED)
     machine.run(["mount", "-t", "tmpfs", "tmpfs", "/tmp"], timeout=10)
     command = [
@@ -170,8 +177,8 @@ def bind_modules(root: Path) -> list[str]:
     return []
 
 
-def provision(root: Path, directory: Path, subnet: net.Subnet, uplink: str) -> None:
-    """Give the tree what makes it this host, before its first boot."""
+def provision(root: Path, directory: Path, subnet: net.Subnet, uplink: str | None) -> None:
+    """Give the tree what makes it this host, before its first boot; without an uplink if that comes from elsewhere."""
     name = directory.name
     number = int(name.rpartition("-")[2])
     files.write_atomic(root / "etc/hostname", f"{name}\n")
@@ -185,7 +192,7 @@ def provision(root: Path, directory: Path, subnet: net.Subnet, uplink: str) -> N
     files.write_atomic(root / "root/.ssh/authorized_keys", public, 0o600)
     if uplink == "networkd":
         files.write_atomic(root / "etc/systemd/network/10-uplink.network", net.networkd_file(subnet, number))
-    else:
+    elif uplink == "ifupdown":
         files.write_atomic(root / "etc/network/interfaces", net.ifupdown_file(subnet, number))
         systemctl = ["systemctl", f"--root={root}", "--quiet"]
         machine.run([*systemctl, "disable", "systemd-networkd.service"], timeout=30)

@@ -50,6 +50,7 @@ IGNORED = frozenset(
 RELOAD_TRIGGERS = "X-Reload-Triggers"
 NEVER_RESTARTED = (".path", ".slice", ".socket", ".target", ".device", ".scope", ".swap")
 LOADER = "boot/loader"
+ACTIVE = frozenset(("active", "activating", "auto-restart"))
 PROFILES = "nix/var/nix/profiles"
 SYSTEMCTL_TIMEOUT = 300.0
 
@@ -134,7 +135,7 @@ def plan(active: Mapping[str, str], old: Path, new: Path) -> Plan:
     """What a switch does; ``active`` is the state of each unit that is loaded, the rest are directories of units."""
     steps = Plan()
     for name, state in sorted(active.items()):
-        if state not in {"active", "activating"}:
+        if state not in ACTIVE:
             continue
         after = read(new, name)
         if name.endswith(".target"):
@@ -208,10 +209,10 @@ def say(text: str) -> None:
 
 
 def states() -> dict[str, str]:
-    """The active state of each unit that is loaded; one that failed and waits for its next try has failed."""
+    """The active state of each unit that is loaded; ``auto-restart`` for one that failed and waits for its next try."""
     listed = run("systemctl", "list-units", "--full", "--all", "--plain", "--no-legend", "--output=json")
     return {
-        str(unit["unit"]): "failed" if unit["sub"] == "auto-restart" else str(unit["active"])
+        str(unit["unit"]): "auto-restart" if unit["sub"] == "auto-restart" else str(unit["active"])
         for unit in json.loads(listed.stdout or "[]")
     }
 
@@ -449,10 +450,10 @@ def carry_out(system: Path, steps: Plan, before: Mapping[str, str], places: list
     after = states()
     if new := sorted(
         name for name, state in after.items()
-        if state == "active" and before.get(name) not in {"active", "activating"} and name not in steps.start
+        if state == "active" and before.get(name) not in ACTIVE and name not in steps.start
     ):  # fmt: skip
         say(f"the following new units were started: {', '.join(new)}")
-    if failed := sorted(name for name, state in after.items() if state == "failed"):
+    if failed := sorted(name for name, state in after.items() if state in {"failed", "auto-restart"}):
         say(f"warning: the following units failed: {', '.join(failed)}")
         sys.stderr.write(run("systemctl", "status", "--no-pager", "--full", "--lines=20", "--", *failed).stdout)
         status = status or 4
@@ -462,17 +463,14 @@ def carry_out(system: Path, steps: Plan, before: Mapping[str, str], places: list
 def main(arguments: list[str]) -> int:
     """Run a command line: the script's own path, and an action.
 
-    Two more are the testbed's, before a host boots: ``--boot-default ROOT`` prints the system
-    that the boot loader of the host below ROOT starts, ``--boot`` activates a system within it.
+    Two more are the testbed's, in the tree of a host that is not booted: ``--first SYSTEM`` has the boot loader start
+    that system, and ``--boot SYSTEM`` activates it for the boot that comes.
     """
     match arguments:
-        case ["--boot-default", root]:
-            print(boot_default(Path(root)))
-            return 0
-        case ["--boot", system]:
-            return 0 if activate(Path(system), Path("/"), boot=True) else 1
-        case ["--first", system]:
-            install_boot_loader(Path(system), Path("/"))
+        case ["--boot", path]:
+            return 0 if activate(Path(path), Path("/"), boot=True) else 1
+        case ["--first", path]:
+            install_boot_loader(Path(path), Path("/"))
             return 0
         case [script, action] if action in ACTIONS:
             system = Path(script).parent.resolve().parent

@@ -22,7 +22,8 @@ def no_labs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["up"], {"command": "up", "lab": "lab", "hosts": 1, "release": None, "uplink": None}),
+        (["up"], {"command": "up", "lab": "lab", "hosts": 1, "release": None, "uplink": None, "os": None}),
+        (["up", "--os", "nixos"], {"os": "nixos"}),
         (
             ["up", "--hosts", "3", "--release", "bookworm", "--lab", "x", "--uplink", "ifupdown"],
             {"hosts": 3, "release": "bookworm", "lab": "x", "uplink": "ifupdown"},

@@ -40,6 +40,25 @@ def test_a_lab_is_decided_once(place: Path) -> None:
     assert not (place / "run").exists()
 
 
+def test_a_lab_of_an_older_testbed_is_of_debian() -> None:
+    data = SPEC.to_json()
+    del data["system"]
+    assert Spec.from_json(data) == SPEC
+
+
+@pytest.mark.usefixtures("place")
+def test_a_lab_that_acts_as_nixos() -> None:
+    with pytest.raises(TestbedError, match=r"^--os nixos: is made of trixie with an uplink that networkd keeps"):
+        Lab("lab").decide(1, "bookworm", None, "nixos")
+    with pytest.raises(TestbedError, match=r"^--os nixos: is made of trixie with an uplink that networkd keeps"):
+        Lab("lab").decide(1, None, "ifupdown", "nixos")
+    assert Lab("lab").spec() is None
+    assert Lab("lab").decide(1, None, None, "nixos").system == "nixos"
+    assert "/run/current-system/sw/bin/python3" in Lab("lab").access().inventory()
+    with pytest.raises(TestbedError, match=r"--os debian is not what it was made with \(nixos\)"):
+        Lab("lab").decide(1, None, None, "debian")
+
+
 @pytest.mark.parametrize(
     ("release", "uplink", "message"),
     [
