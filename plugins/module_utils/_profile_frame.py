@@ -67,11 +67,22 @@ class Port:
 
 @dataclass(frozen=True)
 class Credential:
-    """A file that the profile reads in the guest."""
+    """A file that the profile reads in the guest; with *along*, only together with the credential of that name."""
 
     name: str
     description: str
     required: bool = True
+    along: str | None = None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with an option; *guest* is whose, where several are looked at."""
+
+    option: str
+    seen: str
+    hint: str
+    guest: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,8 @@ class Profile:
     (seconds) is what a clean shutdown may take, the default of the guest's own option; the value of the option named by
     *stop_option* comes on top.  *hypervisors* are those it can run on, with *hypervisors_why* for the others; empty
     means all.  *excludes* are profiles that one guest cannot have beside it, *with_address* asks for an address that
-    is known beforehand.
+    is known beforehand.  *check* gets the values of all options, each right by itself, and the names of the guest's
+    credentials, and gives what is wrong with them together.
     """
 
     name: str
@@ -100,3 +112,4 @@ class Profile:
     hypervisors_why: str = ""
     excludes: tuple[str, ...] = field(default=())
     with_address: bool = False
+    check: t.Callable[[t.Mapping[str, t.Any], frozenset[str]], t.Iterable[Fault]] | None = None

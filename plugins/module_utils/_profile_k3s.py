@@ -21,11 +21,12 @@ from ansible_collections.microvm.fleet.plugins.module_utils._profile_frame impor
     Volume,
 )
 
-# Label and taint as kubelet reads them: [PREFIX/]NAME=VALUE[:EFFECT].
+# Label and taint, as kubelet reads them: [PREFIX/]NAME=VALUE[:EFFECT].
 LABEL: t.Final = r"([a-z0-9.-]+/)?[A-Za-z0-9][A-Za-z0-9_.-]*=[A-Za-z0-9_.-]*"
 TAINT: t.Final = LABEL + r":(NoSchedule|PreferNoSchedule|NoExecute)"
 
-_NODE: t.Final[t.Mapping[str, Option]] = {
+# Options of the nodes of every cluster.
+NODE: t.Final[t.Mapping[str, Option]] = {
     "node_ip": Option("own_address", "The address that the node is known by in the cluster."),
     "node_labels": Option(
         "list", "Labels of the node, as KEY=VALUE.", default=(), pattern=LABEL, form="a label as KEY=VALUE"
@@ -37,6 +38,7 @@ _NODE: t.Final[t.Mapping[str, Option]] = {
         pattern=TAINT,
         form="a taint as KEY=VALUE:EFFECT",
     ),
+    "open_node_ports": Option("bool", "Open the ports of services of type NodePort.", default=False),
     "shutdown_grace": Option(
         "int",
         "Seconds that pods have to end by themselves when the guest is stopped.",
@@ -45,6 +47,15 @@ _NODE: t.Final[t.Mapping[str, Option]] = {
         most=3600,
     ),
 }
+TLS_SANS: t.Final = Option(
+    "list",
+    "Further names and addresses for the certificate of the API.",
+    default=(),
+    pattern=r"[A-Za-z0-9*][A-Za-z0-9.:-]*",
+    form="a host name or an address",
+)
+# Not 2048 MiB, with which QEMU guests hang (microvm.nix, lib/runners/qemu.nix).
+_MEM: t.Final = 2560
 _VOLUMES: t.Final = (
     Volume("rancher.img", "/var/lib/rancher", 20480),
     Volume("kubelet.img", "/var/lib/kubelet", 10240),
@@ -85,19 +96,12 @@ K3S: t.Final = (
                 default=(),
                 choices=("coredns", "local-storage", "metrics-server", "servicelb", "traefik"),
             ),
-            "tls_sans": Option(
-                "list",
-                "Further names and addresses for the certificate of the API.",
-                default=(),
-                pattern=r"[A-Za-z0-9*][A-Za-z0-9.:-]*",
-                form="a host name or an address",
-            ),
+            "tls_sans": TLS_SANS,
             "disable_agent": Option("bool", "Run no pods here.", default=False),
-            "open_node_ports": Option("bool", "Open the ports of services of type NodePort.", default=False),
-            **_NODE,
+            **NODE,
         },
         least_mem=2048,
-        mem=2048,
+        mem=_MEM,
         vcpu=2,
         stop_timeout=_STOP,
         stop_option="shutdown_grace",
@@ -123,8 +127,7 @@ K3S: t.Final = (
                 default="vxlan",
                 choices=("vxlan", "host-gw", "wireguard-native", "none"),
             ),
-            "open_node_ports": Option("bool", "Open the ports of services of type NodePort.", default=False),
-            **_NODE,
+            **NODE,
         },
         least_mem=512,
         mem=1024,
