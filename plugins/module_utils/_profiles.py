@@ -15,11 +15,20 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import InvalidWish
+from ansible_collections.microvm.fleet.plugins.module_utils._profile_docker import (
+    PORTAINER,
+    SWARM,
+    check_releases,
+    check_swarms,
+)
 from ansible_collections.microvm.fleet.plugins.module_utils._profile_frame import Option, Profile, Volume
 from ansible_collections.microvm.fleet.plugins.module_utils._profile_k3s import K3S
 from ansible_collections.microvm.fleet.plugins.module_utils._profile_kubernetes import KUBERNETES
+from ansible_collections.microvm.fleet.plugins.module_utils._profile_spice import SPICE
 
-PROFILES: t.Final[t.Mapping[str, Profile]] = {profile.name: profile for profile in (*K3S, *KUBERNETES)}
+PROFILES: t.Final[t.Mapping[str, Profile]] = {
+    profile.name: profile for profile in (*K3S, *KUBERNETES, *SWARM, *PORTAINER, *SPICE)
+}
 
 # RFC 1123, section 2.1, with a dot: a name without one would be that of a guest.
 _HOST = re.compile(
@@ -70,6 +79,15 @@ def choose(guest: Guest, peers: t.Mapping[str, t.Sequence[str]]) -> tuple[Chosen
     reader = _Reader(guest, peers)
     chosen = reader.read()
     return chosen, reader.errors
+
+
+def together(options: t.Mapping[str, t.Mapping[str, t.Mapping[str, t.Any]]]) -> list[InvalidWish]:
+    """What is wrong between guests: *options* has, by name, the options (of Chosen) of all guests of the inventory."""
+    return [
+        InvalidWish(fault.seen, subject=f"guest {fault.guest}", field=fault.option, hint=fault.hint)
+        for check in (check_releases, check_swarms)
+        for fault in check(options)
+    ]
 
 
 class _Reader:
@@ -145,6 +163,14 @@ class _Reader:
                     f"profile {profile.name} needs {credential.name}: {credential.description}",
                     f"Give credentials: {{{credential.name}: {{src: FILE}}}}.",
                 )
+            elif (
+                credential.along and credential.name in guest.credentials and credential.along not in guest.credentials
+            ):
+                self.wrong(
+                    "credentials",
+                    f"{credential.name} is given, and {credential.along} is not.",
+                    f"Profile {profile.name} takes both or none.",
+                )
         if profile.with_address and not guest.addresses:
             self.wrong(
                 "profiles",
@@ -208,12 +234,17 @@ class _Reader:
             self.wrong(where, f"{given!r} is no mapping.", "Give options and their values.")
             given = None
         given = given or {}
+        before = len(self.errors)
         for name in given:
             if name not in profile.options:
                 self.wrong(f"{where}.{name}", "there is no such option.", f"Give some of {_words(profile.options)}.")
-        return {
+        values = {
             name: self._value(f"{where}.{name}", option, given.get(name)) for name, option in profile.options.items()
         }
+        if profile.check is not None and len(self.errors) == before:
+            for fault in profile.check(values, self.guest.credentials):
+                self.wrong(f"{where}.{fault.option}", fault.seen, fault.hint)
+        return values
 
     def _value(self, where: str, option: Option, value: t.Any) -> t.Any:
         """The value of one option; None is as good as unsaid."""
