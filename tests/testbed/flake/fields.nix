@@ -43,9 +43,13 @@ let
     "hostName"
     "hypervisor"
     "interfaces"
+    "kernelParams"
+    "machine"
     "mem"
     "oldContract"
     "port"
+    "preStart"
+    "qemuExtraArgs"
     "ra"
     "registerWithMachined"
     "shares"
@@ -224,6 +228,10 @@ in
     "stop"
   ] (wish.fail or null);
   mem = wish.mem or 128;
+  machine = wish.machine or "microvm";
+  kernelParams = wish.kernelParams or [ ];
+  preStart = wish.preStart or "";
+  qemuExtraArgs = wish.qemuExtraArgs or [ ];
   port = wish.port or 80;
   balloon = wish.balloon or false;
   oldContract = wish.oldContract or false;

@@ -27,7 +27,8 @@ let
     words
     ;
 
-  guest = import ./fields.nix name fields // {
+  given = import ./fields.nix name fields;
+  guest = given // {
     inherit kernelParams tapFlags;
   };
   inherit (guest)
@@ -137,7 +138,8 @@ let
         "none"
     }"
     "init=${toplevel}/init"
-  ];
+  ]
+  ++ given.kernelParams;
 
   # --- the runner ------------------------------------------------------------------
   tapFlags = [ "vnet_hdr" ] ++ optional guest.tapMultiQueue "multi_queue";
@@ -270,7 +272,12 @@ else
         machineId
         devices
         kernelParams
+        preStart
         ;
+      qemu = {
+        inherit (guest) machine;
+        extraArgs = guest.qemuExtraArgs;
+      };
       vsock.cid = guest.vsockCid;
       interfaces = onlyOptions interfaces;
       volumes = onlyOptions volumes;

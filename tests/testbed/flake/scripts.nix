@@ -198,11 +198,15 @@ let
     "-device"
     "virtio-balloon-pci,free-page-reporting=on,id=balloon0,deflate-on-oom=on"
   ]
-  ++ concatMap qemuInterface interfaces;
+  ++ concatMap qemuInterface interfaces
+  ++ guest.qemuExtraArgs;
+
+  # What the machine microvm has to be told, others have.
+  machineOptions = optionalString (guest.machine == "microvm") ",pcie=on,rtc=on,usb=off";
 
   runQemu = ''
     cpuinfo=$(< /proc/cpuinfo)
-    machine=(-M microvm,acpi=on,mem-merge=on,pcie=on,rtc=on,usb=off)
+    machine=(-M ${quote "${guest.machine},acpi=on,mem-merge=on${machineOptions}"})
     append=${quote (words guest.kernelParams)}
     if [ -r /dev/kvm ] && [ -w /dev/kvm ] \
       && [[ $cpuinfo =~ (^|[[:space:]])(vmx|svm)([[:space:]]|$) ]]; then
@@ -242,6 +246,7 @@ let
 
   microvm-run = ''
     set -eou pipefail
+    ${guest.preStart}
     ${createVolumes}${
       if guest.fail == "crash" then
         runCrash

@@ -62,6 +62,12 @@ SSHD = f"""\
 # The testbed's: NixOS finds its programs nowhere else.
 SetEnv PATH={PATH}
 """
+BUILDER = f"""\
+#!/bin/sh
+# The testbed's: for builders of Nix only, which run as their own users; a NixOS has no such program.
+[ "$(id -u)" != 0 ] || {{ echo "$0: is not there on NixOS; use {SYSTEM_PYTHON}" >&2; exit 127; }}
+exec {PYTHON} "$@"
+"""
 IN_TREE = """\
 mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"
 """
@@ -78,27 +84,42 @@ def flake(name: str) -> str:
     {{
       nixosConfigurations.{json.dumps(name)} = nixpkgs.lib.nixosSystem {{
         system = "x86_64-linux";
-        modules = [ ./configuration.nix ];
+        modules = [
+          ./configuration.nix
+          ./hardware-configuration.nix
+        ];
       }};
     }};
 }}
 """
 
 
-def configuration(name: str, subnet: net.Subnet, number: int) -> str:
-    """The user's configuration: the host's name and its uplink."""
-    addresses = f'"{subnet.host_ipv4(number)}/24" "{subnet.host_ipv6(number)}/64"'
+def configuration(name: str) -> str:
+    """The user's configuration."""
     return f"""\
 {{
   networking.hostName = {json.dumps(name)};
   networking.useNetworkd = true;
+  system.stateVersion = "25.11";
+}}
+"""
+
+
+def hardware(subnet: net.Subnet, number: int) -> str:
+    """What the user's configuration says of this host alone: its uplink, and where its programs come from."""
+    addresses = f'"{subnet.host_ipv4(number)}/24" "{subnet.host_ipv6(number)}/64"'
+    return f"""\
+{{ pkgs, ... }}:
+{{
+  environment.systemPackages = [
+    (pkgs.runCommand "programs" {{ }} "mkdir $out && ln -s /{OWN}/sw/bin $out/bin")
+  ];
   systemd.network.networks."10-uplink" = {{
     matchConfig.Name = "host0";
     address = [ {addresses} ];
     gateway = [ "{subnet.controller_ipv4}" "{subnet.controller_ipv6}" ];
     networkConfig.IPv6AcceptRA = false;
   }};
-  system.stateVersion = "25.11";
 }}
 """
 
@@ -142,6 +163,7 @@ def disguise(root: Path) -> None:
             path.unlink()
         elif not (own / "python3").exists():
             path.rename(own / "python3")
+    files.write_atomic(root / "usr/bin/python3", BUILDER, 0o755)
     for name in FOREIGN:
         path = root / name
         if path.is_dir():
@@ -169,10 +191,11 @@ def provision(root: Path, name: str, subnet: net.Subnet, nixpkgs: Path) -> None:
     number = int(name.rpartition("-")[2])
     disguise(root)
     files.remove_tree(root / NIXPKGS.lstrip("/"))
-    shutil.copytree(nixpkgs, root / NIXPKGS.lstrip("/"), symlinks=True)
+    shutil.copytree(nixpkgs, root / NIXPKGS.lstrip("/"))
     own = root / FLAKE.lstrip("/")
     own.mkdir(exist_ok=True)
-    files.write_atomic(own / "configuration.nix", configuration(name, subnet, number))
+    files.write_atomic(own / "configuration.nix", configuration(name))
+    files.write_atomic(own / "hardware-configuration.nix", hardware(subnet, number))
     files.write_atomic(own / "flake.nix", flake(name))
     if "kvm:" not in (root / "etc/group").read_text():
         inside(root, ["groupadd", "--system", "kvm"], timeout=30)

@@ -11,10 +11,10 @@ Of a system (a directory in the store) it reads::
 
     bin/switch-to-configuration     a script that runs this program with its own path, and its arguments
     etc/                            what is linked into /etc through /etc/static; entries that are links are
-                                    linked as they are, NAME.mode beside a file means a copy with that mode
+                                    linked as they are
+    etc/sysusers.d                  optional: users and groups
     etc/systemd/system, .../network whole directories of units and of networks: always linked as a whole
     activate                        optional program, run after /etc is set up (system.activationScripts)
-    users-groups.json               optional: {"users": [{"name", "group", "home"}], "groups": [{"name", "members"}]}
     init-interface-version          optional; another one than the running system's forbids switch and test
     init                            only named, in the boot loader's entries
 
@@ -236,7 +236,7 @@ def entries(etc: Path, inside: str = "") -> Iterator[str]:
         name = f"{inside}{entry.name}"
         if entry.is_dir() and not entry.is_symlink() and name not in WHOLE:
             yield from entries(etc, f"{name}/")
-        elif not name.endswith((".mode", ".uid", ".gid")):
+        else:
             yield name
 
 
@@ -245,17 +245,7 @@ def set_up_etc(system: Path, root: Path) -> None:
     etc = (system / "etc").resolve()
     link(root / "etc/static", etc)
     for name in entries(etc):
-        mode = etc / f"{name}.mode"
-        text = mode.read_text(encoding="utf-8").strip() if mode.exists() else "symlink"
-        if text in {"symlink", "direct-symlink"}:
-            link(root / "etc" / name, f"/etc/static/{name}")
-        else:
-            path = root / "etc" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{path.name}.{os.getpid()}")
-            shutil.copyfile(etc / name, beside)
-            beside.chmod(int(text, 8))
-            beside.rename(path)
+        link(root / "etc" / name, f"/etc/static/{name}")
     for name in WHOLE[:2]:
         link(root / "etc" / name, f"/etc/static/{name}")
     for directory, names, files in os.walk(root / "etc"):
@@ -267,41 +257,11 @@ def set_up_etc(system: Path, root: Path) -> None:
                     path.unlink()
 
 
-def set_up_users(system: Path) -> bool:
-    """Make the groups and users that the system has and the host has not."""
-    path = system / "users-groups.json"
-    if not path.exists():
-        return True
-    wished = json.loads(path.read_text(encoding="utf-8"))
-    fine = True
-
-    def do(*argv: str) -> None:
-        nonlocal fine
-        done = run(*argv, timeout=60)
-        if done.returncode:
-            say(done.stderr.strip())
-            fine = False
-
-    for group in wished.get("groups", []):
-        if run("getent", "group", group["name"]).returncode:
-            do("groupadd", "--system", group["name"])
-    for user in wished.get("users", []):
-        if run("getent", "passwd", user["name"]).returncode:
-            home = user.get("home") or "/var/empty"
-            do("useradd", "--system", "--no-create-home", f"--home-dir={home}", "--shell=/usr/sbin/nologin",
-               f"--gid={user.get('group') or 'nogroup'}", user["name"])  # fmt: skip
-    for group in wished.get("groups", []):
-        for member in group.get("members", []):
-            if group["name"] not in run("id", "-nG", member).stdout.split():
-                do("usermod", "--append", f"--groups={group['name']}", member)
-    return fine
-
-
 def activate(system: Path, root: Path, *, boot: bool) -> bool:
     """Make the system the current one, as far as units are not concerned; tell whether all went well."""
     say("setting up /etc...")
     set_up_etc(system, root)
-    fine = set_up_users(system)
+    fine = run("systemd-sysusers", *map(str, sorted((system / "etc/sysusers.d").glob("*.conf")))).returncode == 0
     program = system / "activate"
     if program.exists():
         done = run(str(program))

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -110,7 +108,7 @@ def root(tmp_path: Path) -> Path:
         etc = tmp_path / f"store/{number}/etc"
         units(etc / "systemd/system", {"a.service": SERVICE})
         units(etc / "systemd/network", {"10-a.network": f"[Match]\nName={number}\n"})
-        units(etc, {f"only-{number}": "x", "both": str(number), "secret": "s", "secret.mode": "0600\n"})
+        units(etc, {f"only-{number}": "x", "both": str(number)})
         (tmp_path / f"store/{number}/init").write_text("")
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/own").write_text("the host's")
@@ -121,11 +119,10 @@ def root(tmp_path: Path) -> Path:
 def test_etc_is_that_of_the_system(root: Path) -> None:
     switch.set_up_etc(root / "store/1", root)
     first = {str(path.relative_to(root / "etc")) for path in (root / "etc").rglob("*")}
-    assert first == {"static", "both", "only-1", "own", "secret", "systemd", "systemd/network", "systemd/system"}
+    assert first == {"static", "both", "only-1", "own", "systemd", "systemd/network", "systemd/system"}
     assert (root / "etc/systemd/system").readlink() == Path("/etc/static/systemd/system")
     assert (root / "etc/both").readlink() == Path("/etc/static/both")
     assert (root / "etc/static").readlink() == root / "store/1/etc"
-    assert (root / "etc/secret").stat().st_mode & 0o777 == 0o600
     switch.set_up_etc(root / "store/2", root)
     second = {str(path.relative_to(root / "etc")) for path in (root / "etc").rglob("*")}
     assert second == first - {"only-1"} | {"only-2"}
@@ -158,29 +155,6 @@ def test_a_link_is_made_where_a_directory_was(tmp_path: Path) -> None:
     switch.link(tmp_path / "a", "/target")
     assert (tmp_path / "a").readlink() == Path("/target")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
-def test_groups_and_users_that_are_missing_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wished = {
-        "groups": [{"name": "kvm", "members": ["microvm"]}, {"name": "root", "members": []}],
-        "users": [{"name": "microvm", "group": "kvm", "home": "/var/lib/microvms"}],
-    }
-    (tmp_path / "users-groups.json").write_text(json.dumps(wished))
-    ran: list[tuple[str, ...]] = []
-
-    def run(*argv: str, timeout: float = 0) -> subprocess.CompletedProcess[str]:
-        del timeout
-        ran.append(argv)
-        missing = argv[0] == "getent" and argv[2] != "root"
-        return subprocess.CompletedProcess(argv, 2 if missing else 0, "microvm\n", "")
-
-    monkeypatch.setattr(switch, "run", run)
-    assert switch.set_up_users(tmp_path)
-    made = [argv for argv in ran if argv[0] not in {"getent", "id"}]
-    assert [argv[0] for argv in made] == ["groupadd", "useradd", "usermod"]
-    assert made[0][-1] == "kvm"
-    assert made[1][-2:] == ("--gid=kvm", "microvm")
-    assert made[2][1:] == ("--append", "--groups=kvm", "microvm")
 
 
 @pytest.mark.parametrize(
