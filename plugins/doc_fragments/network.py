@@ -35,4 +35,6 @@ notes:
   - A start, restart or reload of C(nftables.service) brings the table back. After a C(nft flush ruleset) by hand run
     C(systemctl reload microvm-fleet-network), or the module.
   - Networks of the collection on this host that no wish names are left as they are.
+  - On NixOS the networks are part of the host's system. There the module repairs and reads back what that system has,
+    and what it does not have is an error that names the role C(microvm.fleet.network), which switches the host.
 """

@@ -13,6 +13,8 @@ import os
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.microvm.fleet.plugins.module_utils import _nixos
+
 UNIT_NAME: t.Final = "microvm-fleet-network.service"
 NETWORKD: t.Final = "systemd-networkd.service"
 WAIT_ONLINE: t.Final = "systemd-networkd-wait-online.service"
@@ -72,6 +74,16 @@ class NetPaths:
     def sysctl(self) -> str:
         """Kernel settings (sysctl.d(5)); udev applies them when an interface appears."""
         return self.at("etc/sysctl.d/90-microvm-fleet.conf")
+
+    @property
+    def description(self) -> str:
+        """On NixOS: the networks that the host's system is to be made with."""
+        return self.at(f"{_nixos.FLAKE}/networks.json")
+
+    @property
+    def running(self) -> str:
+        """On NixOS: the networks that the system that runs was made with."""
+        return self.at(f"{_nixos.RUNNING}/networks.json")
 
     @property
     def lock(self) -> str:

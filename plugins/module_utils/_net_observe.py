@@ -17,7 +17,7 @@ import struct
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.microvm.fleet.plugins.module_utils import _nft
+from ansible_collections.microvm.fleet.plugins.module_utils import _nft, _nixos
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import CommandError, FleetError
 from ansible_collections.microvm.fleet.plugins.module_utils._files import TEMPORARY, read_text
@@ -170,6 +170,10 @@ class Observed:
     settings: dict[str, str] = field(default_factory=dict)
     dhcp_servers: int = 0
     leftovers: tuple[str, ...] = ()
+    # NixOS: `files` has what the system is to be made with, these have what the one that runs was made with.
+    nixos: bool = False
+    running: str | None = None
+    sysctl: str = ""
 
     @property
     def bridges(self) -> frozenset[str]:
@@ -189,7 +193,8 @@ def observe(commands: Commands, paths: NetPaths) -> Observed:
     routes6, out6 = parse_routes_ipv6(read_text(paths.at("proc/net/ipv6_route"), 1 << 24) or "")
     networks, broken = _records(paths)
     host = read_text(paths.host_record)
-    files, leftovers = _files(paths)
+    nixos = _nixos.is_nixos(paths.root)
+    files, leftovers = _files(paths, nixos=nixos)
     return Observed(
         links=links,
         routes=(*routes4, *routes6),
@@ -203,6 +208,9 @@ def observe(commands: Commands, paths: NetPaths) -> Observed:
         settings=_settings(paths, links),
         dhcp_servers=parse_udp(read_text(paths.at("proc/net/udp"), 1 << 24) or ""),
         leftovers=leftovers,
+        nixos=nixos,
+        running=read_text(paths.running) if nixos else None,
+        sysctl=(read_text(paths.sysctl) or "") if nixos else "",
     )
 
 
@@ -369,17 +377,22 @@ def _records(paths: NetPaths) -> tuple[dict[str, Network], dict[str, str]]:
     return networks, broken
 
 
-def _files(paths: NetPaths) -> tuple[dict[str, str], tuple[str, ...]]:
+def _files(paths: NetPaths, *, nixos: bool) -> tuple[dict[str, str], tuple[str, ...]]:
     """Our files by path as on the host, and what a killed run left beside them."""
     candidates = [paths.manager, paths.unit, paths.loader, paths.ruleset, paths.sets, paths.sysctl]
+    if nixos:
+        candidates = [paths.description]
     leftovers: list[str] = []
-    candidates += [
-        os.path.join(paths.networkd, name)
-        for name in _names(paths.networkd)
-        if name.startswith(PREFIX) or name == UNMANAGED
-    ]
-    fixed = (*candidates[:6], paths.host_record)
-    for directory in sorted({*(os.path.dirname(path) for path in fixed), paths.records, paths.networkd}):
+    fixed = (*candidates, paths.host_record)
+    directories = {*(os.path.dirname(path) for path in fixed), paths.records}
+    if not nixos:
+        directories.add(paths.networkd)
+        candidates += [
+            os.path.join(paths.networkd, name)
+            for name in _names(paths.networkd)
+            if name.startswith(PREFIX) or name == UNMANAGED
+        ]
+    for directory in sorted(directories):
         for name in _names(directory):
             # `beside` of _files.py puts the name of the target between this and the number of its process.
             target = os.path.join(directory, name[len(TEMPORARY) :].rpartition(".")[0])

@@ -126,6 +126,8 @@ class Plan:
     warnings: tuple[str, ...] = ()
     before: dict[str, t.Any] = field(default_factory=dict)
     after: dict[str, t.Any] = field(default_factory=dict)
+    # NixOS: the system that runs was made with other networks than these.
+    switch_needed: bool = False
 
     @property
     def changed(self) -> bool:
@@ -138,8 +140,19 @@ class Plan:
         return [step.words for step in (*self.steps, *self.closing) if step.words]
 
 
-def make(wishes: Wishes, observed: Observed, *, prune: bool = False) -> Plan:
-    """The plan.  Raises InvalidWish for a wish that this host cannot have, FleetError for a host that cannot do it."""
+def make(wishes: Wishes, observed: Observed, *, prune: bool = False, stage: bool = False) -> Plan:
+    """The plan.  Raises InvalidWish for a wish that this host cannot have, FleetError for a host that cannot do it.
+
+    With *stage*, for NixOS only, it ends with the description that the host's system is to be made with.  Without, that
+    description has to be there, and the system that runs has to be made with it.
+    """
+    if stage and not observed.nixos:
+        raise InvalidWish(
+            "only the networks of NixOS hosts are described before they are made.",
+            subject=_HOST,
+            field="stage",
+            hint="Leave it out.",
+        )
     orphans = tuple(sorted({*observed.networks, *observed.broken} - wishes.names))
     networks = dict(observed.networks)
     for name in (*wishes.absent, *(orphans if prune else ())):
@@ -157,7 +170,13 @@ def make(wishes: Wishes, observed: Observed, *, prune: bool = False) -> Plan:
     _check_host(observed, networks)
     _check(wishes, networks, observed)
     target = _target(networks, observed)
-    steps, closing = _steps(target, observed)
+    closing: list[Step] = []
+    if stage:
+        steps = _staging(target, observed)
+    else:
+        if observed.nixos:
+            _check_system(target, observed)
+        steps, closing = _steps(target, observed)
     return Plan(
         target=target,
         steps=tuple(steps),
@@ -167,6 +186,7 @@ def make(wishes: Wishes, observed: Observed, *, prune: bool = False) -> Plan:
         warnings=tuple(_warnings(target)),
         before=picture(observed.networks, observed),
         after=_predicted(target, observed),
+        switch_needed=observed.nixos and _description_of(target, observed) != (observed.running or _networks_json()),
     )
 
 
@@ -174,7 +194,8 @@ def make(wishes: Wishes, observed: Observed, *, prune: bool = False) -> Plan:
 
 
 def _check_host(observed: Observed, networks: t.Mapping[str, Network]) -> None:
-    if not networks:
+    # On NixOS the system brings it.
+    if not networks or observed.nixos:
         return
     networkd = observed.service(NETWORKD)
     if networkd.load == "masked" or networkd.enabled.startswith("masked"):
@@ -189,6 +210,31 @@ def _check_host(observed: Observed, networks: t.Mapping[str, Network]) -> None:
             subject=_HOST,
             hint="Install it (it comes with systemd, or as package systemd-networkd).",
         )
+
+
+def _check_system(target: Target, observed: Observed) -> None:
+    """Raise when this NixOS host runs a system that was not made with the networks of *target*."""
+    wished = _description_of(target, observed)
+    if observed.files.get(_PATHS.description, _networks_json()) != wished:
+        raise FleetError(
+            "what is wished is not what this NixOS host's system is described with.",
+            subject=_HOST,
+            field=_PATHS.description,
+            hint="The role microvm.fleet.network keeps the networks of NixOS hosts: it describes them and switches the "
+            "host to a system that has them. Wish for all networks of the host there.",
+        )
+    if (observed.running or _networks_json()) != wished:
+        raise FleetError(
+            "the system that this NixOS host runs was not made with it.",
+            subject=_HOST,
+            field=_PATHS.description,
+            hint="Run the role microvm.fleet.network, or switch the host to a system of its configuration.",
+        )
+
+
+def _description_of(target: Target, observed: Observed) -> str:
+    """What the description is to be."""
+    return target.files.get(_PATHS.description, "") if observed.nixos else ""
 
 
 def _check(wishes: Wishes, networks: t.Mapping[str, Network], observed: Observed) -> None:
@@ -297,7 +343,7 @@ def _conflicts(prefix: Prefix, route: Route) -> bool:
 
 def _target(networks: dict[str, Network], observed: Observed) -> Target:
     if not networks:
-        return Target()
+        return Target(files={_PATHS.description: _networks_json()} if observed.nixos else {})
     bridges = {one.bridge for one in networks.values()}
     ours = {*bridges, *observed.bridges}
     record = replace(_record(observed, ours), bridges=tuple(sorted(bridges)))
@@ -316,7 +362,7 @@ def _target(networks: dict[str, Network], observed: Observed) -> Target:
     return Target(
         networks=networks,
         record=record,
-        files=_target_files(networks, record, sets, settings),
+        files=(_described_files if observed.nixos else _target_files)(networks, record, sets, settings),
         sets=sets,
         settings=settings,
         uplinks=uplinks,
@@ -423,10 +469,8 @@ def _target_files(
         files[_PATHS.manager] = _networkd.MANAGER
         if record.foreign:
             files[f"{_PATHS.networkd}/{_networkd.UNMANAGED}"] = _networkd.unmanaged(record.foreign)
-    reached = {name for one in networks.values() for name in one.reach}
     for network in networks.values():
-        linked = bool(network.reach) or network.name in reached
-        texts = _networkd.files(network, forwards_ipv4=network.nat or linked, forwards_ipv6=network.nat_ipv6 or linked)
+        texts = _networkd.files(network, **_forwards(network, networks))
         files.update((f"{_PATHS.networkd}/{name}", text) for name, text in texts.items())
     files[_PATHS.ruleset] = _nft.RULESET
     files[_PATHS.loader] = _net_files.LOADER
@@ -435,6 +479,42 @@ def _target_files(
     files[_PATHS.sysctl] = "# Kept by the Ansible collection microvm.fleet; changes by hand are lost.\n" + lines
     files[_PATHS.unit] = _net_files.UNIT
     return files
+
+
+def _forwards(network: Network, networks: t.Mapping[str, Network]) -> dict[str, bool]:
+    """Whether *network* leads anywhere, by IP version."""
+    linked = bool(network.reach) or any(network.name in one.reach for one in networks.values())
+    return {"forwards_ipv4": network.nat or linked, "forwards_ipv6": network.nat_ipv6 or linked}
+
+
+def _described_files(
+    networks: t.Mapping[str, Network], record: HostRecord, sets: _nft.Sets, settings: t.Mapping[str, str]
+) -> dict[str, str]:
+    """As `_target_files` for NixOS: one description, of which the host's system is made."""
+    files: dict[str, list[_networkd.Section]] = {}
+    if record.foreign:
+        files[_networkd.UNMANAGED] = _networkd.unmanaged_sections(record.foreign)
+    for network in networks.values():
+        files.update(_networkd.sections(network, **_forwards(network, networks)))
+    return {
+        _PATHS.description: _networks_json(
+            files=files,
+            foreign=record.foreign is not None,
+            sets=_nft.document(sets),
+            sysctl=list(settings.items()),
+            dhcp=sorted(one.bridge for one in networks.values() if one.dhcp),
+        )
+    }
+
+
+def _networks_json(**values: t.Any) -> str:
+    """networks.json; without *values* that of no network.
+
+    Files of networkd by their sections, whether something else than networkd keeps the uplink, the commands that fill
+    the sets of nft, kernel settings in the order in which they are set, the bridges that DHCP is served on.
+    """
+    empty: dict[str, t.Any] = {"files": {}, "foreign": False, "sets": _nft.document({}), "sysctl": [], "dhcp": []}
+    return json.dumps({"version": 1, **empty, **values}, indent=1, sort_keys=True) + "\n"
 
 
 _MODES: t.Final = {_PATHS.loader: 0o755, _PATHS.sets: 0o600}
@@ -537,6 +617,14 @@ def _dhcp_differences(target: Target, observed: Observed) -> t.Iterator[Differen
 # Steps.
 
 
+def _staging(target: Target, observed: Observed) -> list[Step]:
+    """NixOS: what is written down before the host is switched to a system that has it."""
+    if not target.networks and not _anything(observed):
+        return []
+    steps = list(_writing(target, observed))
+    return [*_interim(target, observed), *steps] if steps else []
+
+
 def _steps(target: Target, observed: Observed) -> tuple[list[Step], list[Step]]:
     """What to do, and what to do when it has been seen that all is as wished."""
     if not target.networks and not _anything(observed):
@@ -553,20 +641,24 @@ def _steps(target: Target, observed: Observed) -> tuple[list[Step], list[Step]]:
         closing.append(WriteFile("", _PATHS.host_record, target.record.text(), 0o600))
     if not steps and not closing:
         return [], []
-    # While steps are carried out, the record has both what is wanted and what is still to be put back.
+    return [*_interim(target, observed), *steps], closing
+
+
+def _interim(target: Target, observed: Observed) -> t.Iterator[Step]:
+    """While steps are carried out, the record has both what is wanted and what is still to be put back."""
     interim = target.record or observed.record
-    if interim is not None:
-        known = observed.record.settings if observed.record else {}
-        bridges = tuple(sorted({*interim.bridges, *observed.bridges}))
-        interim = replace(interim, settings={**known, **interim.settings}, bridges=bridges, pending=True)
-        if interim != observed.record:
-            words = "" if observed.record else "host: record how it was before the first network"
-            steps.insert(0, WriteFile(words, _PATHS.host_record, interim.text(), 0o600))
-    return steps, closing
+    if interim is None:
+        return
+    known = observed.record.settings if observed.record else {}
+    bridges = tuple(sorted({*interim.bridges, *observed.bridges}))
+    interim = replace(interim, settings={**known, **interim.settings}, bridges=bridges, pending=True)
+    if interim != observed.record:
+        words = "" if observed.record else "host: record how it was before the first network"
+        yield WriteFile(words, _PATHS.host_record, interim.text(), 0o600)
 
 
-def _work(target: Target, observed: Observed) -> t.Iterator[Step]:
-    """In the order of doing: the wish first, so that a run after a kill knows of it."""
+def _writing(target: Target, observed: Observed) -> t.Iterator[Step]:
+    """Records and files.  The wish comes first, so that a run after a kill knows of it."""
     for path in observed.leftovers:
         yield RemoveFile(f"host: remove {path}, left by a run that was interrupted", path)
     for network in target.networks.values():
@@ -574,6 +666,11 @@ def _work(target: Target, observed: Observed) -> t.Iterator[Step]:
             words = f"{network.subject}: record what is wished"
             yield WriteFile(words, _PATHS.record(network.name), record_text(network), 0o600)
     yield from _file_steps(target, observed)
+
+
+def _work(target: Target, observed: Observed) -> t.Iterator[Step]:
+    """In the order of doing."""
+    yield from _writing(target, observed)
     kernel = differences(target, observed)
     yield from _networkd_steps(target, observed, kernel)
     for bridge, name in _gone(target, observed):
@@ -634,12 +731,12 @@ def _networkd_steps(target: Target, observed: Observed, kernel: t.Sequence[Diffe
     if target.record is None:
         yield from _networkd_back(observed)
         return
-    if not networkd.boots:
+    if not networkd.boots and not observed.nixos:
         yield Systemctl("host: enable systemd-networkd", ("enable", NETWORKD))
     # Enabling networkd enables this along with it (Also= of its unit).  Where networkd has no uplink to wait for, it
     # would hold up the boot until its time runs out.
     unwanted = target.record.foreign is not None or not target.record.wait_online_enabled
-    if unwanted and (wait.boots or not networkd.boots) and wait.load == "loaded":
+    if unwanted and (wait.boots or not networkd.boots) and wait.load == "loaded" and not observed.nixos:
         yield Systemctl("host: let the boot not wait for systemd-networkd", ("disable", WAIT_ONLINE))
     if not networkd.running:
         yield Systemctl("host: start systemd-networkd", ("start", NETWORKD))
@@ -679,8 +776,10 @@ def links_to_mend(target: Target, observed: Observed, kernel: t.Sequence[Differe
 
 
 def _networkd_back(observed: Observed) -> t.Iterator[Step]:
-    """After the last network: networkd as it was before the first."""
+    """After the last network: networkd as it was before the first.  On NixOS the switch has seen to it."""
     record, networkd = observed.record, observed.service(NETWORKD)
+    if observed.nixos:
+        return
     if record is None or record.networkd_active:
         ours = any(path.startswith(f"{_PATHS.networkd}/") for path in observed.files)
         if networkd.running and (ours or _pending(observed)):
@@ -698,6 +797,9 @@ def _networkd_back(observed: Observed) -> t.Iterator[Step]:
 
 def _unit_steps(target: Target, observed: Observed, kernel: t.Sequence[Difference]) -> t.Iterator[Step]:
     unit = observed.service(UNIT_NAME)
+    if observed.nixos:
+        yield from _unit_steps_nixos(target, observed, kernel)
+        return
     if not target.networks:
         there = _PATHS.unit in observed.files
         if there:
@@ -717,12 +819,31 @@ def _unit_steps(target: Target, observed: Observed, kernel: t.Sequence[Differenc
         yield Systemctl("host: let systemd read its units", ("daemon-reload",))
     if not unit.boots:
         yield Systemctl(f"host: enable {UNIT_NAME}", ("enable", UNIT_NAME))
-    changed = any(observed.files.get(path) != target.files[path] for path in _UNIT_FILES)
+    if any(observed.files.get(path) != target.files[path] for path in _UNIT_FILES) or _to_load(observed, kernel):
+        yield Systemctl(_LOAD, ("reload-or-restart", UNIT_NAME))
+
+
+_LOAD: t.Final = "host: load the table of nftables and open forwarding"
+
+
+def _to_load(observed: Observed, kernel: t.Sequence[Difference]) -> bool:
+    """Whether the unit has to load what its files say once more."""
     wrong = any(one.network is None and one.field.startswith(("nftables", "net.")) for one in kernel)
     # A bridge that is made anew forwards nothing until it is told to.
     missing = any(one.field == "bridge" and one.seen == "none" for one in kernel)
-    if changed or wrong or missing or _pending(observed) or unit.active != "active":
-        yield Systemctl("host: load the table of nftables and open forwarding", ("reload-or-restart", UNIT_NAME))
+    return wrong or missing or _pending(observed) or observed.service(UNIT_NAME).active != "active"
+
+
+def _unit_steps_nixos(target: Target, observed: Observed, kernel: t.Sequence[Difference]) -> t.Iterator[Step]:
+    """As `_unit_steps` where the unit is the system's."""
+    if target.networks:
+        if _to_load(observed, kernel):
+            yield Systemctl(_LOAD, ("reload-or-restart", UNIT_NAME))
+        return
+    if observed.table is not None:
+        yield DeleteTable("host: delete the table of nftables")
+    if observed.service(UNIT_NAME).active == "failed":
+        yield Systemctl("", ("reset-failed", UNIT_NAME))
 
 
 @dataclass(frozen=True)
@@ -747,9 +868,17 @@ def _restore_steps(target: Target, observed: Observed) -> t.Iterator[Step]:
 
 
 def _close(key: str, observed: Observed) -> t.Iterator[Step]:
-    """Close forwarding of a bridge, if our settings had opened it."""
-    if f"{key} = 1\n" in observed.files.get(_PATHS.sysctl, ""):
+    """Close forwarding of a bridge, if our settings had opened it.
+
+    On NixOS they are gone by now, and a switch has left the kernel as it was.
+    """
+    if f"{key} = 1\n" in _opened(observed) or (observed.nixos and _pending(observed)):
         yield SetKernel(f"host: set {key.replace('/', '.')} to 0 again", key, "0")
+
+
+def _opened(observed: Observed) -> str:
+    """What sysctl.d says of us."""
+    return observed.sysctl if observed.nixos else observed.files.get(_PATHS.sysctl, "")
 
 
 def _warnings(target: Target) -> t.Iterator[str]:
@@ -812,7 +941,7 @@ def picture(networks: t.Mapping[str, Network], observed: Observed) -> dict[str, 
             "forwarding": {
                 key.replace("/", "."): value
                 for key, value in sorted(observed.settings.items())
-                if f"{key} = " in observed.files.get(_PATHS.sysctl, "")
+                if f"{key} = " in _opened(observed)
             },
             "nftables": None if table is None else {name: sorted(table.sets.get(name, ())) for name in _nft.SETS},
         },

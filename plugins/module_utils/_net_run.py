@@ -106,6 +106,7 @@ class Result:
     warnings: list[str]
     before: dict[str, t.Any] = field(default_factory=dict)
     after: dict[str, t.Any] = field(default_factory=dict)
+    switch_needed: bool = False
 
     def values(self) -> dict[str, t.Any]:
         """What a module returns, the diff included."""
@@ -114,34 +115,50 @@ class Result:
             "actions": self.actions,
             "networks": self.networks,
             "orphans": self.orphans,
+            "switch_needed": self.switch_needed,
             "diff": {"before": self.before, "after": self.after},
         }
 
     def one(self, name: str) -> dict[str, t.Any]:
         """What the module for one network returns: *name* of the networks, None if it is absent."""
         values = self.values()
-        del values["networks"], values["orphans"]
+        del values["networks"], values["orphans"], values["switch_needed"]
         return {**values, "network": next((one for one in self.networks if one["name"] == name), None)}
 
 
 def converge(
-    wishes: Wishes, *, commands: Commands, paths: NetPaths, limits: Limits, check: bool, prune: bool = False
+    wishes: Wishes,
+    *,
+    commands: Commands,
+    paths: NetPaths,
+    limits: Limits,
+    check: bool,
+    prune: bool = False,
+    stage: bool = False,
 ) -> Result:
     """Make the host's networks as wished; with *check* only say what that takes.
+
+    With *stage*, for NixOS only, it ends with what the host's next system is to be made with, and what is told of the
+    networks is how they will be after the switch.
 
     Raises InvalidWish for what cannot be, before anything is changed; Busy when another run holds the host;
     CommandError and FleetError when the host does not do as it is told.
     """
     observed = observe(commands, paths)
-    plan = _net_plan.make(wishes, observed, prune=prune)
+    plan = _net_plan.make(wishes, observed, prune=prune, stage=stage)
     if not plan.changed or check:
         return _result(plan, plan.after if plan.changed else plan.before)
     with _files.lock(paths.lock, what="networks of the host", timeout=limits.lock):
         observed = observe(commands, paths)
-        plan = _net_plan.make(wishes, observed, prune=prune)
+        plan = _net_plan.make(wishes, observed, prune=prune, stage=stage)
         if not plan.changed:
             return _result(plan, plan.before)
-        seen = Apply(commands, paths, timeout=limits.settle).run(plan, observed)
+        work = Apply(commands, paths, timeout=limits.settle)
+        if stage:
+            for step in plan.steps:
+                work.step(step)
+            return _result(plan, plan.after)
+        seen = work.run(plan, observed)
     return _result(plan, _net_plan.picture(seen.networks, seen))
 
 
@@ -154,6 +171,7 @@ def _result(plan: _net_plan.Plan, after: dict[str, t.Any]) -> Result:
         warnings=list(plan.warnings),
         before=plan.before,
         after=after,
+        switch_needed=plan.switch_needed,
     )
 
 

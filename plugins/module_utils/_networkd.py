@@ -21,6 +21,8 @@ UNMANAGED: t.Final = "05-microvm-fleet-unmanaged.network"
 
 _KEPT: t.Final = "# Kept by the Ansible collection microvm.fleet; changes by hand are lost.\n"
 
+Section = t.Tuple[str, t.List[t.Tuple[str, str]]]
+
 # networkd puts away routes and rules that it did not make (networkd.conf(5)).  Where another program owns the uplink,
 # it must not: ifupdown and NetworkManager would not put them back.  systemd before 256 does not know the last key and
 # says so in its log, no more.
@@ -29,20 +31,28 @@ MANAGER: t.Final = (
     + "# Routes and rules of the interfaces that something else manages stay as they are.\n"
     + "[Network]\nManageForeignRoutes=no\nManageForeignRoutingPolicyRules=no\nManageForeignNextHops=no\n"
 )
+_UNMANAGED_NOTE: t.Final = (
+    "# These were here, and systemd-networkd was not running, when the first network was made.\n"
+    "# Remove a name to hand the interface to systemd-networkd.\n"
+)
 
-Section = t.Tuple[str, t.List[t.Tuple[str, str]]]
 
-
-def _render(sections: t.Iterable[Section], note: str = "") -> str:
+def _render(described: t.Iterable[Section], note: str = "") -> str:
     """One file.  Values were checked when the wish was read, so that none has a line break or a second meaning."""
     parts = [_KEPT + note]
-    for title, keys in sections:
+    for title, keys in described:
         parts.append(f"[{title}]\n" + "".join(f"{key}={value}\n" for key, value in keys))
     return "\n".join(parts)
 
 
 def files(network: Network, *, forwards_ipv4: bool, forwards_ipv6: bool) -> dict[str, str]:
     """The files of *network* by name.  The last two say whether the network leads anywhere, for its clients' routes."""
+    described = sections(network, forwards_ipv4=forwards_ipv4, forwards_ipv6=forwards_ipv6)
+    return {name: _render(one) for name, one in described.items()}
+
+
+def sections(network: Network, *, forwards_ipv4: bool, forwards_ipv6: bool) -> dict[str, list[Section]]:
+    """As `files`, as sections."""
     return {
         f"{PREFIX}{network.name}.netdev": _netdev(network),
         f"{PREFIX}{network.name}.network": _network(network, forwards_ipv4=forwards_ipv4, forwards_ipv6=forwards_ipv6),
@@ -53,18 +63,19 @@ def files(network: Network, *, forwards_ipv4: bool, forwards_ipv6: bool) -> dict
 
 def unmanaged(interfaces: t.Iterable[str]) -> str:
     """The file that keeps networkd off *interfaces*, which something else managed before networkd was started."""
-    return _render(
-        [("Match", [("Name", " ".join(interfaces))]), ("Link", [("Unmanaged", "yes")])],
-        "# These were here, and systemd-networkd was not running, when the first network was made.\n"
-        "# Remove a name to hand the interface to systemd-networkd.\n",
-    )
+    return _render(unmanaged_sections(interfaces), _UNMANAGED_NOTE)
 
 
-def _netdev(network: Network) -> str:
+def unmanaged_sections(interfaces: t.Iterable[str]) -> list[Section]:
+    """As `unmanaged`, as sections."""
+    return [("Match", [("Name", " ".join(interfaces))]), ("Link", [("Unmanaged", "yes")])]
+
+
+def _netdev(network: Network) -> list[Section]:
     keys = [("Name", network.bridge), ("Kind", network.kind)]
     if network.mac:
         keys.append(("MACAddress", network.mac))
-    return _render([("NetDev", keys)])
+    return [("NetDev", keys)]
 
 
 def _link(network: Network, *, mac: bool) -> list[tuple[str, str]]:
@@ -77,7 +88,7 @@ def _link(network: Network, *, mac: bool) -> list[tuple[str, str]]:
     return keys
 
 
-def _network(network: Network, *, forwards_ipv4: bool, forwards_ipv6: bool) -> str:
+def _network(network: Network, *, forwards_ipv4: bool, forwards_ipv6: bool) -> list[Section]:
     plain = [
         # The host's addresses are there before the first guest and after the last.
         ("ConfigureWithoutCarrier", "yes"),
@@ -91,14 +102,14 @@ def _network(network: Network, *, forwards_ipv4: bool, forwards_ipv6: bool) -> s
         ("DHCPServer", "yes" if network.dhcp else "no"),
         ("IPv6SendRA", "yes" if network.advertisements else "no"),
     ]
-    sections: list[Section] = [
+    found: list[Section] = [
         ("Match", [("Name", network.bridge), ("Kind", "bridge")]),
         ("Link", _link(network, mac=True)),
         ("Network", plain),
     ]
-    sections += _dhcp(network, forwards=forwards_ipv4)
-    sections += _advertisements(network, forwards=forwards_ipv6)
-    return _render(sections)
+    found += _dhcp(network, forwards=forwards_ipv4)
+    found += _advertisements(network, forwards=forwards_ipv6)
+    return found
 
 
 def _dhcp(network: Network, *, forwards: bool) -> list[Section]:
@@ -149,13 +160,11 @@ def _advertisements(network: Network, *, forwards: bool) -> list[Section]:
     return [("IPv6SendRA", keys), *(("IPv6Prefix", [("Prefix", one)]) for one in prefixes)]
 
 
-def _taps(network: Network) -> str:
+def _taps(network: Network) -> list[Section]:
     # A macvtap that is called like a tap must not go into the bridge, hence the kind.  No pattern matches no tap: a
     # [Match] without Name= would match all.
-    return _render(
-        [
-            ("Match", [("Name", " ".join(network.taps) or "!*"), ("Kind", "tun")]),
-            ("Link", _link(network, mac=False)),
-            ("Network", [("Bridge", network.bridge), ("LinkLocalAddressing", "no"), ("IPv6AcceptRA", "no")]),
-        ]
-    )
+    return [
+        ("Match", [("Name", " ".join(network.taps) or "!*"), ("Kind", "tun")]),
+        ("Link", _link(network, mac=False)),
+        ("Network", [("Bridge", network.bridge), ("LinkLocalAddressing", "no"), ("IPv6AcceptRA", "no")]),
+    ]

@@ -148,6 +148,11 @@ def _value(part: str) -> t.Any:
 
 def data(sets: Sets) -> str:
     """The file that fills the sets, in one transaction, as libnftables reads it (``nft -j -f``)."""
+    return json.dumps(document(sets), indent=1) + "\n"
+
+
+def document(sets: Sets) -> dict[str, t.Any]:
+    """As `data`, before it is a text."""
     commands: list[dict[str, t.Any]] = []
     for name in SETS:
         where = {"family": FAMILY, "table": TABLE, "name": name}
@@ -158,4 +163,4 @@ def data(sets: Sets) -> str:
             elements.append(parts[0] if len(parts) == 1 else {"concat": parts})
         if elements:
             commands.append({"add": {"element": {**where, "elem": elements}}})
-    return json.dumps({"nftables": commands}, indent=1) + "\n"
+    return {"nftables": commands}

@@ -214,6 +214,14 @@ options:
         in any case.
     type: bool
     default: false
+  stage:
+    description:
+      - On a NixOS host, only write down the networks that the host's next system is to be made with, and change nothing
+        of what runs. The role P(microvm.fleet.network#role) does so, switches the host, and calls this module again
+        without it.
+      - An error on other hosts.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -374,6 +382,12 @@ orphans:
   sample:
     - name: old
       pruned: false
+switch_needed:
+  description:
+    - On NixOS, whether the system that the host runs was made with other networks than these.
+  type: bool
+  returned: success
+  sample: false
 diff:
   description:
     - With C(--diff), the networks and what the host does for them, before and after.
@@ -407,6 +421,7 @@ def main() -> t.NoReturn:
         argument_spec={
             "networks": {"type": "list", "elements": "dict", "required": True, "options": network_options()},
             "prune": {"type": "bool", "default": False},
+            "stage": {"type": "bool", "default": False},
             **limits_spec(),
         },
         supports_check_mode=True,
@@ -419,6 +434,7 @@ def main() -> t.NoReturn:
             limits=limits_of(module.params),
             check=module.check_mode,
             prune=module.params["prune"],
+            stage=module.params["stage"],
         )
     except FleetError as error:
         module.fail(error)

@@ -23,6 +23,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._net_files import (
     WAIT_ONLINE,
     NetPaths,
 )
+from ansible_collections.microvm.fleet.plugins.module_utils._nixos import FLAKE, RUNNING
 
 ROUTES = (
     "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
@@ -61,6 +62,36 @@ class FakeNet(Commands):
         self.write("proc/net/ipv6_route", ROUTES_IPV6)
         self.write("proc/net/udp", UDP)
         self.write("proc/sys/net/ipv6/conf/all/forwarding", "0\n")
+
+    def nixos(self) -> None:
+        """Make it a NixOS host, whose units and networks are its system's."""
+        self.write("etc/os-release", 'NAME=NixOS\nID=nixos\nVERSION_ID="25.11"\n')
+
+    def switch(self) -> None:
+        """Switch to a system that is made with the description that there is, as nix/host.nix makes it."""
+        described = json.loads(self.read(f"{FLAKE}/networks.json"))
+        self.write(f"{RUNNING.lstrip('/')}/networks.json", self.read(f"{FLAKE}/networks.json"))
+        for old in Path(self.paths.networkd).glob("*"):
+            old.unlink()
+        for name, sections in described["files"].items():
+            text = "".join(
+                f"[{title}]\n" + "".join(f"{key}={value}\n" for key, value in sorted(keys)) for title, keys in sections
+            )
+            self.write(f"etc/systemd/network/{name}", text)
+        self.write("etc/sysctl.d/90-microvm-fleet.conf", "".join(f"{k} = {v}\n" for k, v in described["sysctl"]))
+        self.write("var/lib/microvm-fleet/network/sets.json", json.dumps(described["sets"]))
+        networked = bool(described["files"])
+        self.services[NETWORKD]["ActiveState"] = "active" if networked else "inactive"
+        self.services[UNIT_NAME] = (
+            {"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled"}
+            if networked
+            else {"LoadState": "not-found", "ActiveState": "inactive", "UnitFileState": ""}
+        )
+        if networked:
+            self._networkd()
+            self._load()
+        else:
+            self.table = None
 
     def write(self, path: str, text: str) -> None:
         """Put *text* at *path* below the root."""

@@ -1,0 +1,1 @@
+../../../../../host/files/scripts/stop.py
