@@ -37,8 +37,11 @@ let
   wish = known "its description" [
     "address"
     "balloon"
+    "binScripts"
+    "credentialFiles"
     "devices"
     "fail"
+    "forwardPorts"
     "gateway"
     "hostName"
     "hypervisor"
@@ -197,6 +200,28 @@ let
     };
   shares = imap share (wish.shares or [ ]);
 
+  forwardPort =
+    given:
+    let
+      f = known "a forwarded port" [
+        "from"
+        "guest"
+        "host"
+        "proto"
+      ] given;
+    in
+    {
+      from = oneOf "direction" [ "host" ] (f.from or "host");
+      proto = oneOf "protocol" [
+        "tcp"
+        "udp"
+      ] (f.proto or "tcp");
+      host.address = f.host.address or "";
+      host.port = f.host.port or (unset "forwardPorts.*.host.port");
+      guest.address = f.guest.address or "";
+      guest.port = f.guest.port or (unset "forwardPorts.*.guest.port");
+    };
+
   device = given: known "a device" [ "bus" "path" ] given // {
     qemu = {
       id = null;
@@ -234,6 +259,9 @@ in
   qemuExtraArgs = wish.qemuExtraArgs or [ ];
   port = wish.port or 80;
   balloon = wish.balloon or false;
+  binScripts = wish.binScripts or { };
+  credentialFiles = wish.credentialFiles or { };
+  forwardPorts = map forwardPort (wish.forwardPorts or [ ]);
   oldContract = wish.oldContract or false;
   registerWithMachined = wish.registerWithMachined or false;
   systemSymlink = wish.systemSymlink or (!storeOnDisk);

@@ -2,7 +2,11 @@
 #
 # Names of options and the files of the runner are those of microvm.nix:
 # nixos-modules/microvm/options.nix and lib/runner.nix.
-{ boot }:
+# `etc` is a directory whose files go into the system's etc/, if there is one.
+{
+  boot,
+  etc ? null,
+}:
 name: fields:
 let
   inherit (builtins)
@@ -60,7 +64,7 @@ let
   mode = x: if x.readOnly then "ro" else "rw";
   method = address: if elem address [ "dhcp" "none" ] then address else "static";
 
-  toplevel = build ./builders/system.sh {
+  toplevel = build ./builders/system.sh (optionalAttrs (etc != null) { inherit etc; } // {
     name = "nixos-system-${hostName}-${version}";
     init = ./guest/init;
     inherit boot hostName version;
@@ -116,7 +120,7 @@ let
         ]
       ) (filter (s: s.source != "/nix/store") (toMount virtiofsShares))
     );
-  };
+  });
 
   storeShares = filter (s: s.source == "/nix/store") virtiofsShares;
   kernelParams = [
@@ -273,6 +277,9 @@ else
         devices
         kernelParams
         preStart
+        binScripts
+        credentialFiles
+        forwardPorts
         ;
       qemu = {
         inherit (guest) machine;

@@ -4,14 +4,7 @@
 # A guest's own fields win over "defaults".  README.md has the table of fields.
 data:
 let
-  boot = derivation {
-    name = "linux-testbed-guest";
-    system = "x86_64-linux";
-    builder = "/bin/sh";
-    args = [ ./builders/boot.sh ];
-    stage1 = ./guest/stage1;
-    dhcp = ./guest/udhcpc;
-  };
+  boot = import ./boot.nix;
   makeGuest = import ./guest.nix { inherit boot; };
   defaults = data.defaults or { };
 in

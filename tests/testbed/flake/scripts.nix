@@ -109,7 +109,10 @@ let
             "br=${i.bridge}"
             "helper=/usr/lib/qemu/qemu-bridge-helper"
           ];
-          user = [ ];
+          user = map (
+            f:
+            "hostfwd=${f.proto}:${f.host.address}:${toString f.host.port}-${f.guest.address}:${toString f.guest.port}"
+          ) guest.forwardPorts;
         }
         .${i.type}
       ))
@@ -199,6 +202,10 @@ let
     "virtio-balloon-pci,free-page-reporting=on,id=balloon0,deflate-on-oom=on"
   ]
   ++ concatMap qemuInterface interfaces
+  ++ concatMap (credential: [
+    "-fw_cfg"
+    "name=opt/io.systemd.credentials/${credential},file=${guest.credentialFiles.${credential}}"
+  ]) (builtins.attrNames guest.credentialFiles)
   ++ guest.qemuExtraArgs;
 
   # What the machine microvm has to be told, others have.
@@ -382,3 +389,4 @@ in
   // optionalAttrs (pciDevices != [ ]) { inherit pci-setup; }
   // optionalAttrs (virtiofsShares != [ ]) { inherit virtiofsd-run; }
 )
+// guest.binScripts

@@ -4,6 +4,9 @@ set -eu
 PATH=/usr/bin:/bin
 
 mkdir -p "${out:?}/etc"
+if [ -n "${etc-}" ]; then
+  cp -R --no-preserve=mode "$etc/." "$out/etc/"
+fi
 cp "${init:?}" "$out/init"
 chmod 0555 "$out/init"
 ln -s "${boot:?}/kernel" "$out/kernel"

@@ -1,0 +1,37 @@
+# lib.nixosSystem: modules -> { config, options, pkgs, extendModules }.
+{
+  lib,
+  pkgsFor,
+  list,
+}:
+{
+  modules,
+  system ? null,
+  specialArgs ? { },
+  pkgs ? pkgsFor (if system == null then throw "nixosSystem: the stand-in needs the argument `system'" else system),
+}:
+let
+  with' =
+    evaluated:
+    evaluated
+    // {
+      inherit pkgs;
+      extendModules = more: with' (evaluated.extendModules more);
+    };
+in
+with' (
+  lib.evalModules {
+    specialArgs = {
+      modulesPath = toString ./.;
+    }
+    // specialArgs;
+    modules = [
+      (import ./system.nix { inherit list; })
+      {
+        _file = "nixos/default.nix";
+        _module.args = { inherit pkgs; };
+      }
+    ]
+    ++ modules;
+  }
+)
