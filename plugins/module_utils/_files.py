@@ -195,6 +195,11 @@ def remove(path: str, *, unflushed: Unflushed | None = None) -> bool:
         os.unlink(path)
     except FileNotFoundError:
         return False
+    except OSError:
+        # The kernel looks at the filesystem first, which is read-only where a NixOS system has its units.
+        if os.path.lexists(path):
+            raise
+        return False
     _note(os.path.dirname(path), unflushed)
     return True
 

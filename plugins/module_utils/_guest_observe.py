@@ -19,7 +19,7 @@ import re
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.microvm.fleet.plugins.module_utils import _systemd
+from ansible_collections.microvm.fleet.plugins.module_utils import _nixos, _systemd
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import (
     Interface,
@@ -158,6 +158,8 @@ class Host:
     leftovers: tuple[str, ...] = ()
     # The role for the host has done its work: state root and unit template exist.
     prepared: bool = True
+    # Units and their settings are those of the host's system, which only a switch changes.
+    nixos: bool = False
 
     def guest(self, name: str) -> Guest:
         """Guest *name*, also when there is none."""
@@ -166,6 +168,7 @@ class Host:
 
 def observe(paths: Paths, commands: Commands, names: t.Iterable[str] | None = None) -> Host:
     """Read the host.  With *names* only these guests are read in full, the others are not read at all."""
+    nixos = _nixos.is_nixos(paths.root)
     entries = _entries(paths.guests)
     found = {entry for entry in entries if not entry.startswith(".") and os.path.isdir(paths.guest(entry))}
     units = _systemd.show(commands)
@@ -190,6 +193,7 @@ def observe(paths: Paths, commands: Commands, names: t.Iterable[str] | None = No
             rooted=name in rooted,
             known=name in known,
             units=drop_ins,
+            nixos=nixos,
         )
         for name in sorted(wanted)
     }
@@ -197,6 +201,7 @@ def observe(paths: Paths, commands: Commands, names: t.Iterable[str] | None = No
         guests={name: guest for name, guest in guests.items() if guest.traces},
         leftovers=tuple(sorted(entry for entry in entries if entry.startswith(TEMPORARY))),
         prepared="microvm@.service" in drop_ins and os.path.isdir(paths.guests),
+        nixos=nixos,
     )
 
 
@@ -242,6 +247,7 @@ def _guest(
     litter: bool,
     interrupted: bool,
     units: set[str],
+    nixos: bool,
 ) -> Guest:
     current = read_link(paths.guest(name, "current")) if directory else None
     notes = _entries(paths.known(name)) if known else []
@@ -276,10 +282,26 @@ def _guest(
         interrupted=interrupted,
         unit=unit,
         autostart=autostart,
-        settings=read_text(paths.settings(name)) if set_up else None,
+        settings=_drop_in(paths.settings(name), nixos=nixos) if set_up else None,
         runner=_runner(paths, current, record),
         files=files,
     )
+
+
+_SET: t.Final = ("LoadCredential=", "TimeoutStartSec=", "TimeoutStopSec=")
+
+
+def _drop_in(path: str, *, nixos: bool) -> str | None:
+    """The drop-in *path* of the collection.
+
+    On NixOS the system has one for all that it says of a unit (nixos/lib/systemd-lib.nix), from which this is what the
+    collection says of units, written as it would.
+    """
+    if not nixos:
+        return read_text(path)
+    text = read_text(os.path.join(os.path.dirname(path), "overrides.conf")) or ""
+    lines = sorted((line for line in text.splitlines() if line.startswith(_SET)), key=lambda line: line.split(":")[0])
+    return "".join(f"{line}\n" for line in ("[Service]", *lines)) if lines else None
 
 
 def _installs_once(paths: Paths, name: str) -> bool:

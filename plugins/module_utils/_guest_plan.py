@@ -610,6 +610,39 @@ def unprepared(plans: t.Sequence[GuestPlan], host: Host) -> tuple[GuestPlan, ...
     )
 
 
+def beyond(plans: t.Sequence[GuestPlan], host: Host) -> tuple[GuestPlan, ...]:
+    """The plans, with an error for each that would change what a NixOS host's system says, as only a switch does."""
+    if not host.nixos:
+        return tuple(plans)
+    return tuple(
+        each if each.error is not None or error is None else dataclasses.replace(each, steps=(), error=error)
+        for each, error in ((each, _beyond(each)) for each in plans)
+    )
+
+
+def _beyond(plan: GuestPlan) -> FleetError | None:
+    for step in plan.steps:
+        if isinstance(step, Autostart):
+            seen = f"the system of this NixOS host {'does not start' if step.enable else 'starts'} the guest."
+            return _of_system(plan, "autostart", seen)
+        if isinstance(step, Settings):
+            wished = ", ".join(step.text.split("\n")[1:-1]) or "nothing"
+            return _of_system(plan, "settings", f"the system of this NixOS host does not set {wished} for it.")
+        if isinstance(step, Remove) and plan.guest.settings is not None:
+            return _of_system(plan, "state", "the system of this NixOS host has settings for it.")
+    return None
+
+
+def _of_system(plan: GuestPlan, option: str, seen: str) -> FleetError:
+    return FleetError(
+        seen,
+        subject=plan.wish.subject,
+        field=option,
+        hint="The roles microvm.fleet.guests and microvm.fleet.autostart describe such things in "
+        "/etc/microvm-fleet/host.json and switch the host. Use them, or switch it to a system of its configuration.",
+    )
+
+
 def project(described: t.Mapping[str, t.Any], plan: GuestPlan) -> dict[str, t.Any]:
     """The structure of `describe` as it will be after the steps: what the diff shows, and check mode returns."""
     after = dict(described)

@@ -223,7 +223,7 @@ def _plans(wishes: t.Sequence[GuestWish], host: Host, sources: Sources, *, prune
             plans.append(GuestPlan(wish, guest, error=target))
         else:
             plans.append(planner.plan(wish, guest, target))
-    return planner.unprepared(planner.conflicts(plans, host), host)
+    return planner.beyond(planner.unprepared(planner.conflicts(plans, host), host), host)
 
 
 def _left_by(entry: str) -> str:
