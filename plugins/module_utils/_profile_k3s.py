@@ -6,7 +6,8 @@
 
 Private to the collection: it may change at any time.
 
-Defaults of networks, ports and least memory are those of the k3s documentation (Requirements; k3s server).
+Networks and ports are those of the k3s documentation (Requirements; k3s server), least memory is from its Resource
+Profiling.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import typing as t
 
 from ansible_collections.microvm.fleet.plugins.module_utils._profile_frame import (
     Credential,
+    Fault,
     Option,
     Port,
     Profile,
@@ -73,6 +75,17 @@ _SHARED: t.Final = "The token of the cluster, the same file for its servers and 
 # What remains of a stop when the pods are gone: k3s itself (30), what its containers left (20), the guest (10).
 _STOP: t.Final = 60
 
+
+def _servers(values: t.Mapping[str, t.Any], credentials: frozenset[str]) -> t.Iterator[Fault]:
+    """What a further server needs, and what only the first one is for."""
+    if values["server"] is None:
+        return
+    if "k3s-token" not in credentials:
+        yield Fault("server", "a server that joins another needs the credential k3s-token.", "Give it the first one's.")
+    if values["cluster_init"]:
+        yield Fault("cluster_init", "is for the first server, and this one joins another.", "Leave one of the two out.")
+
+
 K3S: t.Final = (
     Profile(
         name="k3s_server",
@@ -100,7 +113,7 @@ K3S: t.Final = (
             "disable_agent": Option("bool", "Run no pods here.", default=False),
             **NODE,
         },
-        least_mem=2048,
+        least_mem=1536,
         mem=_MEM,
         vcpu=2,
         stop_timeout=_STOP,
@@ -115,6 +128,7 @@ K3S: t.Final = (
         ),
         credentials=(Credential("k3s-token", f"{_SHARED} Without it a first server makes one up.", required=False),),
         excludes=("k3s_agent", "kubernetes_master", "kubernetes_node"),
+        check=_servers,
     ),
     Profile(
         name="k3s_agent",

@@ -72,6 +72,27 @@ in
   "services.kubernetes.easyCerts" = false;
   "services.kubernetes.flannel.enable" = false;
   "services.kubernetes.kubelet.enable" = false;
+  "services.kubernetes.kubelet.hostname" = _: top.networking.hostName;
+  # What the specifications of certificates are made with (pki.certs).
+  "services.kubernetes.lib" = {
+    mkCert =
+      {
+        name,
+        CN,
+        hosts ? [ ],
+        fields ? { },
+        action ? "",
+      }:
+      {
+        inherit
+          name
+          CN
+          hosts
+          fields
+          action
+          ;
+      };
+  };
   "services.kubernetes.package" = pkgs.kubernetes;
   "services.kubernetes.pki.enable" = false;
   "services.kubernetes.proxy.enable" = false;
