@@ -132,6 +132,13 @@ in
         # Its machine has VGA, so there is a picture from the first moment on, and PCI for the devices below; the
         # machine microvm has neither unless shares or microvm.graphics turn PCI on.
         machine = lib.mkDefault "q35";
+        # As microvm.nix would have it, but for one: it adds a keyboard controller, which q35 has already.
+        machineOpts = lib.mkDefault {
+          accel = "kvm:tcg";
+          acpi = "on";
+          i8042 = "off";
+          mem-merge = "on";
+        };
         package = lib.mkDefault (
           asItIs (if config.microvm.cpu == null then vmHostPackages.qemu_kvm else vmHostPackages.qemu)
         );

@@ -131,17 +131,20 @@ case $state in
   *) fail 3 "the engine says $state: $(info '{{.Swarm.Error}}')" ;;
 esac
 
-node=$(info '{{.Swarm.NodeAddr}} {{.Swarm.ControlAvailable}} {{with .Swarm.Cluster}}{{.DataPathPort}}{{end}}') ||
-  fail 1 "the Docker engine stopped answering"
-read -r seen_address seen_controls seen_port << END
-$node
+# Who is a manager is known a moment after an engine has started.
+has_role() {
+  read -r seen_address seen_controls seen_port << END
+$(info '{{.Swarm.NodeAddr}} {{.Swarm.ControlAvailable}} {{with .Swarm.Cluster}}{{.DataPathPort}}{{end}}')
 END
-if [ "$controls" != "$seen_controls" ]; then
+  [ "$controls" = "$seen_controls" ]
+}
+wait_until has_role || {
+  [ -n "$seen_controls" ] || fail 1 "the Docker engine stopped answering"
   case $role in
     manager) fail 3 "this node is a worker. It was left so; 'docker node promote' on a manager changes that." ;;
     *) fail 3 "this node is a manager. It was left so; 'docker node demote' on a manager changes that." ;;
   esac
-fi
+}
 expect "advertised address" "$advertise" "$seen_address" "Only a node that leaves its swarm and joins again can change it."
 expect "data path port" "$port" "$seen_port" "It is a property of the whole swarm, set when that was made."
 say "this node is a $role of the swarm, at $seen_address"
