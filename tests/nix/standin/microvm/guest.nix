@@ -2,7 +2,7 @@
 #
 # What holds between options, and what a hypervisor cannot do, is what the files
 # of microvm.nix say: nixos-modules/microvm/{options,asserts,mounts}.nix, lib/runners.
-{ list, testbed }:
+{ declare, testbed }:
 {
   config,
   lib,
@@ -79,7 +79,6 @@ let
       { config, ... }:
       if config.proto == "virtiofs" then "${hostName}-virtiofs-${config.tag}.sock" else null;
   };
-  none = [ "microvm.volumes.*.mountPoint" ];
 
   unique = what: key: xs: {
     assertion = lib.allUnique (map (x: x.${key}) xs);
@@ -202,16 +201,7 @@ in
 {
   _file = "nixosModules.microvm";
 
-  options.microvm =
-    (lib.listed.declare {
-      list = lib.importJSON list;
-      inherit defaults none;
-      more = {
-        # They are made of the system, and the system is made of what is set.
-        "microvm.runner".internal = true;
-        "microvm.declaredRunner".internal = true;
-      };
-    } { inherit config; }).microvm;
+  options.microvm = (declare defaults { inherit config; }).microvm;
 
   config = lib.mkIf cfg.guest.enable {
     # Of the chosen hypervisor only: nobody asks for another one's.  It contains the

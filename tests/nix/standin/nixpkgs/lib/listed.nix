@@ -257,13 +257,12 @@ let
     .${type.name} or { };
 in
 {
-  # list: the parsed JSON.  defaults: NAME -> value or function of { name, config }.
+  # list: the parsed JSON; it is read once, for however many configurations.
   # more: NAME -> further arguments of mkOption.  none: NAMES without a default, whatever
   # the list says.  guess: whether unset options get an empty value of their type.
   declare =
     {
       list,
-      defaults ? { },
       more ? { },
       none ? [ ],
       guess ? false,
@@ -283,85 +282,91 @@ in
         filter (text: match ".*submodule.*" text == null) (map (name: list.options.${name}.type) wanted)
       );
 
-      submoduleOf =
-        loc: node: free:
-        types.submodule (
-          { name, config, ... }:
-          {
-            options = level loc {
-              inherit name config;
-            } (ownOf node);
-            config = lib.optionalAttrs (free != null) { _module.freeformType = free; };
-          }
-        );
-
-      typeOf =
-        loc: node:
+      declared =
+        defaults:
         let
-          inherit (node.entry) type;
-          deepest =
-            path: n:
-            if elementOf n == null then
+          submoduleOf =
+            loc: node: free:
+            types.submodule (
+              { name, config, ... }:
               {
-                inherit path;
-                node = n;
+                options = level loc {
+                  inherit name config;
+                } (ownOf node);
+                config = lib.optionalAttrs (free != null) { _module.freeformType = free; };
               }
-            else
-              deepest (path ++ [ (elementName n) ]) (elementOf n);
-          bottom = deepest loc node;
-          free = match "attribute set of (.*)" type;
-        in
-        if elementOf node == null && ownOf node != { } then
-          submoduleOf loc node (
-            if type == "submodule" then
-              null
-            else if type == "anything" then
-              types.lazyAttrsOf types.anything
-            else if free != null then
-              types.attrsOf (parse null (head free))
-            else
-              types.attrsOf types.json
-          )
-        else if type == "submodule" && ownOf node == { } || type == "unspecified value" then
-          gone
-        else
-          known.${type} or (parse (submoduleOf bottom.path bottom.node null) type);
+            );
 
-      option =
-        loc: context: node:
-        let
-          name = lib.concatStringsSep "." loc;
-          type = typeOf loc node;
-          given = defaults.${name};
-          default =
-            if defaults ? ${name} then
-              {
-                default = if lib.isFunction given then given context else given;
-              }
-            else if builtins.elem name none then
-              { }
-            else if isLiteral (node.entry.default or null) then
-              { default = literal node.entry.default; }
-            else if guess then
-              implicit type
+          typeOf =
+            loc: node:
+            let
+              inherit (node.entry) type;
+              deepest =
+                path: n:
+                if elementOf n == null then
+                  {
+                    inherit path;
+                    node = n;
+                  }
+                else
+                  deepest (path ++ [ (elementName n) ]) (elementOf n);
+              bottom = deepest loc node;
+              free = match "attribute set of (.*)" type;
+            in
+            if elementOf node == null && ownOf node != { } then
+              submoduleOf loc node (
+                if type == "submodule" then
+                  null
+                else if type == "anything" then
+                  types.lazyAttrsOf types.anything
+                else if free != null then
+                  types.attrsOf (parse null (head free))
+                else
+                  types.attrsOf types.json
+              )
+            else if type == "submodule" && ownOf node == { } || type == "unspecified value" then
+              gone
             else
-              { };
-        in
-        mkOption ({ inherit type; } // default // more.${name} or { });
+              known.${type} or (parse (submoduleOf bottom.path bottom.node null) type);
 
-      level =
-        loc: context:
-        mapAttrs (
-          name: node:
-          let
-            here = loc ++ [ name ];
-          in
-          if node.entry == null && elementOf node == null then
-            level here context node.children
-          else
-            option here context node
-        );
+          option =
+            loc: context: node:
+            let
+              name = lib.concatStringsSep "." loc;
+              type = typeOf loc node;
+              given = defaults.${name};
+              default =
+                if defaults ? ${name} then
+                  {
+                    default = if lib.isFunction given then given context else given;
+                  }
+                else if builtins.elem name none then
+                  { }
+                else if isLiteral (node.entry.default or null) then
+                  { default = literal node.entry.default; }
+                else if guess then
+                  implicit type
+                else
+                  { };
+            in
+            mkOption ({ inherit type; } // default // more.${name} or { });
+
+          level =
+            loc: context:
+            mapAttrs (
+              name: node:
+              let
+                here = loc ++ [ name ];
+              in
+              if node.entry == null && elementOf node == null then
+                level here context node.children
+              else
+                option here context node
+            );
+        in
+        context: level [ ] context (removeAttrs tree.children [ "_module" ]);
     in
-      # A function of what the defaults at the top get: { config }.
-    context: level [ ] context (removeAttrs tree.children [ "_module" ]);
+    # A function of the defaults, NAME -> value or function of { name, config }, and of
+    # what the defaults at the top get: { config }.
+    declared;
 }

@@ -434,11 +434,8 @@ let
       }) all;
       tree = evalLevel prefix declarations definitions;
       freeform = tree.config._module.freeformType;
-      config =
-        if freeform == null then
-          tree.config
-        else
-          lib.recursiveUpdate (mergeForeign freeform) tree.config;
+      foreign = if freeform == null then { } else mergeForeign freeform;
+      config = if foreign == { } then tree.config else lib.recursiveUpdate foreign tree.config;
       options = tree.options;
       # Definitions without an option as one value of the freeform type.
       mergeForeign =
@@ -464,6 +461,8 @@ let
       _type = "configuration";
       config = builtins.seq checked (removeAttrs config [ "_module" ]);
       inherit options;
+      # What the freeform type took.
+      freeform = builtins.seq checked foreign;
       _module = tree.config._module;
       type = lib.types.submoduleWith { inherit modules specialArgs class; };
       extendModules =
@@ -494,23 +493,31 @@ let
     else
       builtins.seq value true;
 
-  # Every value that somebody set, and none that is only a default: forced.
-  forceSet =
-    options:
-    lib.all (
-      option:
-      if !(isOption option) then
-        forceSet option
-      else if !option.isSet || option.internal or false then
-        true
-      else
-        builtins.seq option.value (option.type.force option.loc option.definitionsWithLocations)
-    ) (lib.attrValues (removeAttrs options [ "_module" ]));
+  # What somebody has said, and no default: a tree of the values of options, in
+  # submodules too.
+  said =
+    evaluated:
+    let
+      ofOption = option: builtins.seq option.value (option.type.said option.loc option.definitionsWithLocations);
+      ofGroup =
+        options:
+        lib.filterAttrs (_: value: value != { }) (
+          mapAttrs (
+            _: option:
+            if !(isOption option) then
+              ofGroup option
+            else if !option.isSet || option.internal or false then
+              { }
+            else
+              ofOption option
+          ) options
+        );
+    in
+    lib.recursiveUpdate evaluated.freeform (ofGroup (removeAttrs evaluated.options [ "_module" ]));
 in
 {
   inherit
     evalModules
-    forceSet
     forceValue
     isOption
     isOptionType
@@ -520,6 +527,7 @@ in
     mkOption
     mkOrder
     mkOverride
+    said
     showDefs
     showFile
     showOption

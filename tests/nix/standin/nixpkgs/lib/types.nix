@@ -2,8 +2,8 @@
 #
 # A type is { name, description, check VALUE, merge LOC DEFS }, DEFS being
 # [ { file, value } ] without properties; `combine` merges it with another one
-# of its name, for an option that is declared more than once; `force LOC DEFS`
-# evaluates all that the definitions say.
+# of its name, for an option that is declared more than once; `said LOC DEFS` is
+# the merged value without the defaults of submodules in it.
 { lib }:
 let
   inherit (builtins)
@@ -30,7 +30,7 @@ let
     type:
     {
       _type = "option-type";
-      force = loc: defs: lib.forceValue ((type.merge or mergeEqual) loc defs);
+      said = type.merge or mergeEqual;
       check = _: true;
       merge = mergeEqual;
       nestedTypes = { };
@@ -87,12 +87,12 @@ let
           (0 - power (bits - 1))
           (power (bits - 1) - 1);
     };
-  forceElement =
+  saidElement =
     loc: type: defs:
     let
       merged = mergeDefinitions loc type defs;
     in
-    !merged.isDefined || builtins.seq merged.value (type.force loc merged.defs);
+    merged // { value = builtins.seq merged.value (type.said loc merged.defs); };
   combineElements = make: a: b: make (lib.mergeTypesAt [ ] a b);
 
   t = {
@@ -264,7 +264,7 @@ let
             throw "The option `${showOption loc}' is defined both null and not null:${showDefs defs}"
           else
             type.merge loc defs;
-        force = loc: defs: all (d: d.value == null) defs || type.force loc defs;
+        said = loc: defs: if all (d: d.value == null) defs then null else type.said loc defs;
         nestedTypes.elemType = type;
         combine = b: combineElements t.nullOr type b.nestedTypes.elemType;
       };
@@ -287,12 +287,19 @@ let
             ) defs;
           in
           map (e: e.value) (filter (e: e.isDefined) elements);
-        force =
+        said =
           loc: defs:
-          all (
-            def:
-            all (value: forceElement (loc ++ [ "[element]" ]) type [ (def // { inherit value; }) ]) def.value
-          ) defs;
+          map (e: e.value) (
+            filter (e: e.isDefined) (
+              concatMap (
+                def:
+                lib.imap1 (
+                  n: value:
+                  saidElement (loc ++ [ "[definition ${toString n}]" ]) type [ (def // { inherit value; }) ]
+                ) def.value
+              ) defs
+            )
+          );
         nestedTypes.elemType = type;
         combine = b: combineElements t.listOf type b.nestedTypes.elemType;
       };
@@ -319,7 +326,7 @@ let
             merged = mapAttrs (name: mergeDefinitions (loc ++ [ name ]) type) (byName loc defs);
           in
           mapAttrs (_: m: m.value) (lib.filterAttrs (_: m: m.isDefined) merged);
-        force = forceNamed type;
+        said = saidNamed type;
         nestedTypes.elemType = type;
         combine = b: combineElements t.attrsOf type b.nestedTypes.elemType;
       };
@@ -331,7 +338,7 @@ let
         check = x: isAttrs x && !(lib.isDerivation x);
         merge =
           loc: defs: mapAttrs (name: ds: (mergeDefinitions (loc ++ [ name ]) type ds).value) (byName loc defs);
-        force = forceNamed type;
+        said = saidNamed type;
         nestedTypes.elemType = type;
         combine = b: combineElements t.lazyAttrsOf type b.nestedTypes.elemType;
       };
@@ -357,8 +364,8 @@ let
             b.merge loc defs
           else
             mergeEqual loc defs;
-        force =
-          loc: defs: if all (d: a.check d.value) defs then a.force loc defs else b.force loc defs;
+        said =
+          loc: defs: if all (d: a.check d.value) defs then a.said loc defs else b.said loc defs;
       };
     oneOf = types: builtins.foldl' t.either (head types) (lib.tail types);
     coercedTo =
@@ -373,7 +380,7 @@ let
         description = "${to.description} or ${from.description} convertible to it";
         check = x: from.check x && to.check (convert x) || to.check x;
         merge = loc: defs: to.merge loc (coerce defs);
-        force = loc: defs: to.force loc (coerce defs);
+        said = loc: defs: to.said loc (coerce defs);
       };
     addCheck = type: check: type // { check = x: type.check x && check x; };
     uniq = type: type // { merge = mergeOne; };
@@ -408,7 +415,7 @@ let
         # A path to a module is one too.
         check = x: isAttrs x && !(lib.isDerivation x) || lib.isFunction x || builtins.isPath x;
         merge = loc: defs: (evaluate loc defs).config;
-        force = loc: defs: lib.forceSet (evaluate loc defs).options;
+        said = loc: defs: lib.said (evaluate loc defs);
         getSubOptions =
           prefix:
           (lib.evalModules {
@@ -435,12 +442,13 @@ let
   byName =
     loc: defs: zipAttrsWith (_: ds: ds) (map (def: mapAttrs (_: value: def // { inherit value; }) def.value) defs);
 
-  forceNamed =
+  saidNamed =
     type: loc: defs:
-    let
-      named = byName loc defs;
-    in
-    all (name: forceElement (loc ++ [ name ]) type named.${name}) (attrNames named);
+    mapAttrs (_: e: e.value) (
+      lib.filterAttrs (_: e: e.isDefined) (
+        mapAttrs (name: saidElement (loc ++ [ name ]) type) (byName loc defs)
+      )
+    );
 
   # What an option of a submodule type is set to -> a module.
   definition =

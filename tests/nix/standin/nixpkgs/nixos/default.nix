@@ -4,6 +4,14 @@
   pkgsFor,
   list,
 }:
+let
+  base = import ./system.nix {
+    declare = lib.listed.declare {
+      list = lib.importJSON list;
+      guess = true;
+    };
+  };
+in
 {
   modules,
   system ? null,
@@ -26,7 +34,7 @@ with' (
     }
     // specialArgs;
     modules = [
-      (import ./system.nix { inherit list; })
+      base
       {
         _file = "nixos/default.nix";
         _module.args = { inherit pkgs; };

@@ -1,5 +1,6 @@
 # What NixOS is besides the listed options: assertions, the system as a package.
-{ list }:
+# `declare` is that of the list, of lib/listed.nix.
+{ declare }:
 {
   config,
   options,
@@ -21,7 +22,7 @@ let
     else
       builtins.foldl' (
         done: warning: builtins.trace "evaluation warning: ${warning}" done
-      ) (lib.forceSet options) config.warnings;
+      ) (lib.forceValue config.system.build.said) config.warnings;
 
   files = import ./units.nix { inherit lib pkgs; } config;
   version = config.system.nixos.version;
@@ -30,19 +31,25 @@ in
   _file = "nixos/system.nix";
   options =
     lib.recursiveUpdate
-      (lib.listed.declare {
-        list = lib.importJSON list;
-        guess = true;
-        defaults = import ./defaults.nix {
-          inherit pkgs lib;
-          top = config;
-        };
-      } { inherit config; })
+      (declare (import ./defaults.nix {
+        inherit pkgs lib;
+        top = config;
+      }) { inherit config; })
       {
         assertions = internal (types.listOf types.raw) [ ];
         warnings = internal (types.listOf types.str) [ ];
         system.build = internal (types.lazyAttrsOf types.raw) { };
         system.nixos.version = internal types.str "${lib.trivial.release}.standin";
+        # What the X server is started with (services/x11/display-managers/default.nix of NixOS); only read.
+        services.displayManager.sessionData = internal types.raw { wrapper = "${pkgs.xorg.xorgserver}/xsession-wrapper"; };
+        services.xserver.displayManager = internal types.raw {
+          xserverBin = "${pkgs.xorg.xorgserver}/bin/X";
+          xserverArgs = [
+            "-nolisten tcp"
+            ":0"
+            "vt7"
+          ];
+        };
       };
 
   config.systemd = lib.mkMerge [
@@ -73,7 +80,12 @@ in
       name = "etc";
       inherit files;
     };
-    # Evaluating it checks everything that somebody has set.
+    # All that modules have set.
+    said = lib.said {
+      inherit options;
+      freeform = { };
+    };
+    # Evaluating it checks all of that.
     inherit checked;
     toplevel = lib.mkDefault (builtins.seq checked config.system.build.standin);
     standin = pkgs.standinSystem {
