@@ -24,7 +24,7 @@ def check(arguments: list[str]) -> list[Check]:
     say("preparing the testbed: packages and Debian trees")
     must([ROOT / "tests" / "testbed" / "testbed", "prepare", "--release", "trixie"])
     place = tree.make("faults")
-    argv: list[str | Path] = [virtual / "bin" / "python", place / "tests" / "faults" / "run"]
+    argv: list[str | Path] = [virtual / "bin" / "python", place / "tests" / "faults" / "faults.py"]
     argv += ["--collections", tree.base_of(place), "--work", BUILD / "faults", "--report", REPORT, *arguments]
     done = run(argv, env={"PATH": search_path(virtual / "bin")}, show=True, timeout=TIMEOUT)
     return [single("faults", done.seconds, ok=done.ok, output=f"Figures: {REPORT}")]
