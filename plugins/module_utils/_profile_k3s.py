@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.microvm.fleet.plugins.module_utils._profile_cluster import NODE, TLS_SANS, differences
 from ansible_collections.microvm.fleet.plugins.module_utils._profile_frame import (
     Credential,
     Fault,
@@ -23,39 +24,6 @@ from ansible_collections.microvm.fleet.plugins.module_utils._profile_frame impor
     Volume,
 )
 
-# Label and taint, as kubelet reads them: [PREFIX/]NAME=VALUE[:EFFECT].
-LABEL: t.Final = r"([a-z0-9.-]+/)?[A-Za-z0-9][A-Za-z0-9_.-]*=[A-Za-z0-9_.-]*"
-TAINT: t.Final = LABEL + r":(NoSchedule|PreferNoSchedule|NoExecute)"
-
-# Options of the nodes of every cluster.
-NODE: t.Final[t.Mapping[str, Option]] = {
-    "node_ip": Option("own_address", "The address that the node is known by in the cluster."),
-    "node_labels": Option(
-        "list", "Labels of the node, as KEY=VALUE.", default=(), pattern=LABEL, form="a label as KEY=VALUE"
-    ),
-    "node_taints": Option(
-        "list",
-        "Taints of the node, as KEY=VALUE:EFFECT with NoSchedule, PreferNoSchedule or NoExecute.",
-        default=(),
-        pattern=TAINT,
-        form="a taint as KEY=VALUE:EFFECT",
-    ),
-    "open_node_ports": Option("bool", "Open the ports of services of type NodePort.", default=False),
-    "shutdown_grace": Option(
-        "int",
-        "Seconds that pods have to end by themselves when the guest is stopped.",
-        default=60,
-        least=10,
-        most=3600,
-    ),
-}
-TLS_SANS: t.Final = Option(
-    "list",
-    "Further names and addresses for the certificate of the API.",
-    default=(),
-    pattern=r"[A-Za-z0-9*][A-Za-z0-9.:-]*",
-    form="a host name or an address",
-)
 # Not 2048 MiB, with which QEMU guests hang (microvm.nix, lib/runners/qemu.nix).
 _MEM: t.Final = 2560
 _VOLUMES: t.Final = (
@@ -154,3 +122,14 @@ K3S: t.Final = (
         excludes=("k3s_server", "kubernetes_master", "kubernetes_node"),
     ),
 )
+
+
+def check_clusters(options: t.Mapping[str, t.Mapping[str, t.Mapping[str, t.Any]]]) -> t.Iterator[Fault]:
+    """What a node and the server that it joins have to have alike: *options* by guest and profile."""
+    return differences(
+        options,
+        first=("k3s_server",),
+        later=("k3s_server", "k3s_agent"),
+        names="server",
+        alike=("flannel_backend", "cluster_cidr", "service_cidr"),
+    )

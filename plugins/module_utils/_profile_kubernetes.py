@@ -15,14 +15,15 @@ from __future__ import annotations
 import typing as t
 from dataclasses import replace
 
+from ansible_collections.microvm.fleet.plugins.module_utils._profile_cluster import NODE, TLS_SANS, differences
 from ansible_collections.microvm.fleet.plugins.module_utils._profile_frame import (
     Credential,
+    Fault,
     Option,
     Port,
     Profile,
     Volume,
 )
-from ansible_collections.microvm.fleet.plugins.module_utils._profile_k3s import NODE, TLS_SANS
 
 # apiserver.nix and addons/dns.nix make addresses of the first three numbers, and flannel gives every node a /24.
 _RANGE: t.Final = r"[0-9.]+/([89]|1[0-9]|2[0-2])"
@@ -132,3 +133,14 @@ KUBERNETES: t.Final = (
         excludes=("k3s_agent", "k3s_server", "kubernetes_master"),
     ),
 )
+
+
+def check_clusters(options: t.Mapping[str, t.Mapping[str, t.Mapping[str, t.Any]]]) -> t.Iterator[Fault]:
+    """What a node and its master have to have alike: *options* by guest and profile."""
+    return differences(
+        options,
+        first=("kubernetes_master",),
+        later=("kubernetes_node",),
+        names="master",
+        alike=("cluster_cidr", "service_cidr"),
+    )

@@ -23,7 +23,11 @@ from ansible_collections.microvm.fleet.plugins.module_utils._profile_docker impo
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._profile_frame import Option, Profile, Volume
 from ansible_collections.microvm.fleet.plugins.module_utils._profile_k3s import K3S
+from ansible_collections.microvm.fleet.plugins.module_utils._profile_k3s import check_clusters as check_k3s
 from ansible_collections.microvm.fleet.plugins.module_utils._profile_kubernetes import KUBERNETES
+from ansible_collections.microvm.fleet.plugins.module_utils._profile_kubernetes import (
+    check_clusters as check_kubernetes,
+)
 from ansible_collections.microvm.fleet.plugins.module_utils._profile_spice import SPICE
 
 PROFILES: t.Final[t.Mapping[str, Profile]] = {
@@ -85,7 +89,7 @@ def together(options: t.Mapping[str, t.Mapping[str, t.Mapping[str, t.Any]]]) -> 
     """What is wrong between guests: *options* has, by name, the options (of Chosen) of all guests of the inventory."""
     return [
         InvalidWish(fault.seen, subject=f"guest {fault.guest}", field=fault.option, hint=fault.hint)
-        for check in (check_releases, check_swarms)
+        for check in (check_releases, check_swarms, check_k3s, check_kubernetes)
         for fault in check(options)
     ]
 
