@@ -260,8 +260,12 @@ let
       else if hypervisor == "qemu" then
         openMacvtaps + runQemu
       else
-        # Where the system is read from by who looks for it in here.
-        "# init=${toplevel}/init\n" + claimed
+        # Where the system is read from by who looks for it in here; and another machine is
+        # another runner.
+        "# init=${toplevel}/init\n# ${
+          builtins.replaceStrings [ "\n" ] [ " " ] (quoteAll qemuArguments)
+        }\n"
+        + claimed
     }'';
 
   # --- microvm-shutdown, microvm-balloon -----------------------------------------
