@@ -12,6 +12,16 @@ class ModuleDocFragment:
 
     DOCUMENTATION = r"""
 options:
+  networks:
+    description:
+      - Networks that described guests refer to, as O(microvm.fleet.microvm_nets#module:networks) takes them.
+      - When not given or empty, those that were applied to the host.
+    type: list
+    elements: dict
+  peers:
+    description:
+      - Addresses of guests on other hosts, a list for each name. Options of profiles may name such a guest.
+    type: dict
   eval_timeout:
     description:
       - How long the evaluation of a flake may take, in seconds.

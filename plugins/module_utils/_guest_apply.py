@@ -28,8 +28,11 @@ from ansible_collections.microvm.fleet.plugins.module_utils._contract import rea
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import CommandError, FleetError
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import LOOP, litter_of
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import (
+    CREDENTIALS,
+    UNIT,
     Autostart,
     Create,
+    Describe,
     Forget,
     GuestPlan,
     Keep,
@@ -44,6 +47,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import (
     Stop,
     Sweep,
     Switch,
+    Undescribe,
     Unstage,
     Write,
 )
@@ -87,10 +91,11 @@ class Outcome:
 class Apply:
     """Applies plans to a host.  Holds the outcome of each guest while it works."""
 
-    def __init__(self, paths: Paths, commands: Commands, *, build_timeout: float) -> None:
+    def __init__(self, paths: Paths, commands: Commands, *, build_timeout: float, lock_timeout: float = 60) -> None:
         self.paths = paths
         self.commands = commands
         self.build_timeout = build_timeout
+        self.lock_timeout = lock_timeout
         self.outcomes: dict[str, Outcome] = {}
 
     def prepare(self, plans: t.Sequence[GuestPlan]) -> None:
@@ -126,10 +131,13 @@ class Apply:
             shutil.rmtree(os.path.join(self.paths.guests, entry))
         for plan in plans:
             self.outcomes.setdefault(plan.name, Outcome())
+        self._credentials(plans)
+        self._describe(self._with(plans, Describe), Describe)
         for plan in self._with(plans, Mark):
             self._mark(plan)
         self._stop(self._with(plans, Stop))
         self._each_or_all(self._autostarts(plans, enable=False), _systemd.disable)
+        self._describe(self._with(plans, Undescribe), Undescribe)
         self._together(
             [
                 (plan, [step for step in plan.steps if type(step) in self._ACTIONS and not isinstance(step, Stage)])
@@ -137,7 +145,7 @@ class Apply:
                 if self.outcomes[plan.name].error is None
             ]
         )
-        if self._with(plans, Settings) or self._with(plans, Reload) or self._without_settings(plans):
+        if self._with(plans, Settings) or self._with(plans, Reload) or self._unsettled(plans):
             _systemd.reload(self.commands)
         self._each_or_all(self._autostarts(plans, enable=True), _systemd.enable)
         self._start(self._with(plans, Start))
@@ -157,8 +165,51 @@ class Apply:
             if any(isinstance(step, Autostart) and step.enable is enable for step in plan.steps)
         ]
 
-    def _without_settings(self, plans: t.Sequence[GuestPlan]) -> bool:
-        return any(plan.guest.settings is not None for plan in self._with(plans, Remove))
+    def _unsettled(self, plans: t.Sequence[GuestPlan]) -> bool:
+        """Whether settings go with their guests, or systemd may not have read those of the daemons of one that starts.
+
+        Whether it has read its own settings, each guest's unit tells.
+        """
+        return any(
+            plan.guest.settings is not None or plan.guest.share_settings is not None
+            for plan in self._with(plans, Remove)
+        ) or any(plan.guest.share_settings is not None for plan in self._with(plans, Start))
+
+    def _credentials(self, plans: t.Sequence[GuestPlan]) -> None:
+        """Before anything is changed: a unit that loads a credential without a file does not start."""
+        for plan in self._with(plans, Settings):
+            target = plan.target
+            needed = target.credentials if target is not None and target.credentials is not None else {}
+            for name in [name for names in needed.values() for name in names]:
+                if not os.path.isfile(self.paths.credentials(plan.name, name)):
+                    self.outcomes[plan.name].error = FleetError(
+                        f"there is no file {CREDENTIALS}/{plan.name}/{name} on the host.",
+                        subject=plan.wish.subject,
+                        field=f"credentials.{name}",
+                        hint="The role microvm.fleet.guests puts it there before it calls the module.",
+                    )
+                    break
+
+    def _describe(self, plans: t.Sequence[GuestPlan], kind: type[Step]) -> None:
+        """Change guests.json once for all *plans*, by their steps of this *kind*."""
+        if not plans:
+            return
+        # Loaded for those who describe guests only: most runs never need it.
+        from ansible_collections.microvm.fleet.plugins.module_utils import _descriptions  # noqa: PLC0415
+
+        steps = {plan.name: next(step for step in plan.steps if isinstance(step, kind)) for plan in plans}
+        changes = {name: step.description if isinstance(step, Describe) else None for name, step in steps.items()}
+        try:
+            _descriptions.write(self.paths, changes, timeout=self.lock_timeout)
+        except FleetError as error:
+            for plan in plans:
+                self.outcomes[plan.name].error = _about(plan, error.field or "hypervisor", error)
+        except OSError as error:
+            for plan in plans:
+                self.outcomes[plan.name].error = _broken(plan, steps[plan.name], error)
+        else:
+            for plan in plans:
+                self.outcomes[plan.name].done.append(steps[plan.name])
 
     def _together(self, work: t.Sequence[tuple[GuestPlan, t.Sequence[Step]]]) -> None:
         """Do steps of many guests, those of each in their order.
@@ -221,6 +272,7 @@ class Apply:
             self.paths.known(name),
             self.paths.root_of(name),
             os.path.dirname(self.paths.settings(name)),
+            os.path.dirname(self.paths.share_settings(name)),
             self.paths.microvm_roots,
         ):
             with contextlib.suppress(FileNotFoundError):
@@ -309,7 +361,10 @@ class Apply:
             )
 
     def _settings(self, plan: GuestPlan, step: Settings, unflushed: _files.Unflushed) -> Parts:
-        path = self.paths.settings(plan.name)
+        path = self.paths.settings(plan.name) if step.unit == UNIT else self.paths.share_settings(plan.name)
+        if not step.text:
+            _files.remove(path, unflushed=unflushed)
+            return
         _files.make_directory(os.path.dirname(path), unflushed=unflushed)
         yield from _files.replace_file(path, step.text, unflushed=unflushed)
 
@@ -317,8 +372,9 @@ class Apply:
         outcome = self.outcomes[plan.name]
         directory = self.paths.guest(plan.name)
         self._sweep(plan, step, unflushed)
-        _files.remove(self.paths.settings(plan.name))
-        self._rmdir(os.path.dirname(self.paths.settings(plan.name)))
+        for settings in (self.paths.settings(plan.name), self.paths.share_settings(plan.name)):
+            _files.remove(settings)
+            self._rmdir(os.path.dirname(settings))
         if plan.guest.runner is not None:
             outcome.left = [volume.image for volume in plan.guest.runner.volumes if volume.image.startswith("/")]
         if plan.guest.directory:
@@ -331,7 +387,7 @@ class Apply:
                 outcome.kept = self._put_aside(plan.name, directory)
         for root in plan.guest.roots:
             _files.remove(os.path.join(self.paths.microvm_roots, root))
-        for tree in (self.paths.root_of(plan.name), self.paths.known(plan.name)):
+        for tree in (self.paths.credentials(plan.name), self.paths.root_of(plan.name), self.paths.known(plan.name)):
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(tree)
 

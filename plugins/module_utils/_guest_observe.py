@@ -29,6 +29,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._contract import (
     runner_of_dict,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._files import TEMPORARY, read_link, read_text
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 from ansible_collections.microvm.fleet.plugins.module_utils._systemd import Unit
 
@@ -115,6 +116,8 @@ class Guest:
     unit: Unit = field(default_factory=Unit)
     autostart: bool = False
     settings: str | None = None
+    # Settings of its virtiofs daemons.
+    share_settings: str | None = None
     runner: Runner | None = None
     files: tuple[str, ...] = ()
 
@@ -131,6 +134,16 @@ class Guest:
         return "fleet" if self.record is not None else "microvm"
 
     @property
+    def source(self) -> str | None:
+        """The flake that it comes from."""
+        return self.flake or (self.record.flake if self.record is not None else None)
+
+    @property
+    def described(self) -> bool:
+        """Whether it is one of the guests that are described in guests.json of the static flake."""
+        return self.source == DESCRIBED
+
+    @property
     def restart_needed(self) -> bool:
         """Whether the running guest is of another runner than the next start would run."""
         return self.unit.active and self.current is not None and self.booted != self.current
@@ -145,6 +158,7 @@ class Guest:
             or self.roots
             or self.autostart
             or self.settings is not None
+            or self.share_settings is not None
             or self.unit.up
         )
 
@@ -256,6 +270,9 @@ def _guest(
     links = _entries(paths.root_of(name)) if rooted else []
     set_up = f"microvm@{name}.service.d" in units
     drop_ins = _entries(os.path.dirname(paths.settings(name))) if set_up else []
+    shares_set_up = f"microvm-virtiofsd@{name}.service.d" in units
+    if shares_set_up:
+        drop_ins += _entries(os.path.dirname(paths.share_settings(name)))
     files: tuple[str, ...] = ()
     flake = toplevel = booted = None
     if directory:
@@ -283,6 +300,7 @@ def _guest(
         unit=unit,
         autostart=autostart,
         settings=_drop_in(paths.settings(name), nixos=nixos) if set_up else None,
+        share_settings=read_text(paths.share_settings(name)) if shares_set_up else None,
         runner=_runner(paths, current, record),
         files=files,
     )
@@ -373,7 +391,8 @@ def describe(guest: Guest) -> dict[str, t.Any]:
         "owner": guest.owner if guest.exists else None,
         "hypervisor": runner.hypervisor if runner else None,
         "host_name": runner.host_name if runner else None,
-        "flake": guest.flake or (guest.record.flake if guest.record else None),
+        "flake": guest.source,
+        "described": guest.described,
         "locked": guest.record.locked if guest.record else None,
         "current": guest.current,
         "booted": guest.booted,

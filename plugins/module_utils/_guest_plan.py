@@ -26,8 +26,14 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe impor
     Record,
     describe,
 )
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish, interface_faults
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED, GuestWish, interface_faults
 from ansible_collections.microvm.fleet.plugins.module_utils._systemd import unit as unit_of
+
+# Units with settings: the guest's own, and that of the daemons for its shares.
+UNIT: t.Final = "microvm"
+SHARES_UNIT: t.Final = "microvm-virtiofsd"
+# Where the role for guests puts credentials: DIRECTORY/GUEST/NAME.
+CREDENTIALS: t.Final = "/var/lib/microvm-fleet/credentials"
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,11 @@ class Target:
     source: str
     flake: str | None = None
     locked: str | None = None
+    # Of a guest that is described: its entry of guests.json, as it is to be and as it is.
+    description: t.Mapping[str, t.Any] | None = None
+    described: t.Mapping[str, t.Any] | None = None
+    # The credentials that each of its units loads.
+    credentials: t.Mapping[str, tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,29 @@ class Unstage(Step):
 
     def words(self) -> str:
         return f"{self.guest}: unstage {self.runner}"
+
+
+@dataclass(frozen=True)
+class Describe(Step):
+    """Write the guest's entry of guests.json.  *before* is what it was, for the diff."""
+
+    description: t.Mapping[str, t.Any]
+    before: t.Mapping[str, t.Any] | None
+
+    def words(self) -> str:
+        return f"{self.guest}: describe"
+
+
+@dataclass(frozen=True)
+class Undescribe(Step):
+    """Take the guest's entry out of guests.json."""
+
+    @property
+    def changes(self) -> bool:
+        return False
+
+    def words(self) -> str:
+        return f"{self.guest}: describe no more"
 
 
 @dataclass(frozen=True)
@@ -166,12 +200,14 @@ class Switch(Step):
 
 @dataclass(frozen=True)
 class Settings(Step):
-    """Write the drop-in with the settings of the guest's unit."""
+    """Write the drop-in with the settings of one of the guest's units, or remove it when *text* is empty."""
 
     text: str
+    unit: str = UNIT
 
     def words(self) -> str:
-        return f"{self.guest}: set " + ", ".join(self.text.split("\n")[1:-1])
+        said = ", ".join(self.text.split("\n")[1:-1]) or "nothing more"
+        return f"{self.guest}: set {said}" + ("" if self.unit == UNIT else f" for {self.unit}@")
 
 
 @dataclass(frozen=True)
@@ -249,7 +285,7 @@ class GuestPlan:
         """*steps* for `actions`: what goes without saying beside a creation or a switch is left out."""
         spoken = [step for step in steps if step.changes]
         if any(isinstance(step, (Create, Switch)) for step in self.steps):
-            spoken = [step for step in spoken if not isinstance(step, (Keep, Write, Root, Unstage))]
+            spoken = [step for step in spoken if not isinstance(step, (Keep, Write, Root, Unstage, Describe))]
         return [step.words() for step in spoken]
 
 
@@ -264,8 +300,7 @@ def source(wish: GuestWish, guest: Guest) -> Source | None:
         return None
     if wish.runner is not None:
         return Source(runner=wish.runner)
-    recorded = (guest.flake or (guest.record.flake if guest.record else None)) if guest.exists else None
-    flake = wish.flake or recorded
+    flake = wish.flake or (guest.source if guest.exists else None)
     if flake is None:
         raise InvalidWish(
             "is to be updated, and nothing says from what."
@@ -273,7 +308,7 @@ def source(wish: GuestWish, guest: Guest) -> Source | None:
             else "does not exist, and nothing says what to create it from.",
             subject=wish.subject,
             field="flake",
-            hint="Give a flake or a runner.",
+            hint="Give a flake, a runner, or a description (hypervisor).",
         )
     return Source(flake=flake)
 
@@ -377,7 +412,11 @@ def _absent(wish: GuestWish, guest: Guest) -> t.Iterator[Step]:
         yield Stop(guest.name)
     if guest.autostart:
         yield Autostart(guest.name, enable=False)
-    if guest.directory or guest.known or guest.rooted or guest.roots or guest.settings is not None:
+    kept = guest.settings is not None or guest.share_settings is not None
+    if guest.directory or guest.known or guest.rooted or guest.roots or kept:
+        # Of what a killed creation left there is no record yet.
+        if guest.described or (guest.record is None and guest.rooted):
+            yield Undescribe(guest.name)
         yield Remove(guest.name, purge=wish.purge)
 
 
@@ -391,9 +430,16 @@ def _present(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator
     stopping = guest.unit.up and wish.state in ("stopped", "restarted")
     if target is not None and target.runner.path != current and (wish.update != "stage" or not guest.exists):
         yield from _prepare(guest, target)
+        yield from _describe(guest, target)
+        if guest.described and target.description is None:
+            # It comes from elsewhere now.
+            yield Undescribe(name)
         stopping = stopping or (guest.exists and guest.unit.up)
         yield from _stop(wish, name, stopping=stopping)
         current = target.runner.path
+        if target.credentials is not None:
+            # Before `current`: of a guest that exists, a later run does not look at the description again.
+            yield from _settle(wish, guest, target.credentials)
         yield from _become(wish, guest, target)
     else:
         if target is not None and target.runner.path != current:
@@ -404,14 +450,27 @@ def _present(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator
         elif guest.staged is not None and guest.staged == current:
             # A run that died right after the switch has left it.
             yield Unstage(name, guest.staged)
+        yield from _describe(guest, target)
         if target is not None and wish.update == "activate" and guest.restart_needed:
             stopping = True
         yield from _stop(wish, name, stopping=stopping)
         yield from _record(wish, guest, target)
     yield from _housekeeping(wish, guest, current, runs=guest.unit.up and not stopping)
+    if target is None or target.credentials is None or current == guest.current:
+        # What is only staged may ask for other credentials than what runs.
+        credentials = target.credentials if target is not None and target.runner.path == current else None
+        yield from _settle(wish, guest, credentials)
+    if wish.autostart is not None and wish.autostart != guest.autostart:
+        yield Autostart(name, enable=wish.autostart)
     restarted = stopping and wish.state != "stopped"
     if restarted or interrupted or (wish.state in ("started", "restarted") and not guest.unit.active):
         yield Start(name)
+
+
+def _describe(guest: Guest, target: Target | None) -> t.Iterator[Step]:
+    """What guests.json is to say, after the build and before anything else: see docs/architecture.md."""
+    if target is not None and target.description is not None and target.description != target.described:
+        yield Describe(guest.name, description=target.description, before=target.described)
 
 
 def _stop(wish: GuestWish, name: str, *, stopping: bool) -> t.Iterator[Step]:
@@ -475,7 +534,7 @@ def _record(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator[
 
 
 def _housekeeping(wish: GuestWish, guest: Guest, current: str | None, *, runs: bool) -> t.Iterator[Step]:
-    """What is beside the runner: roots, old generations, settings, autostart.
+    """What is beside the runner: roots and old generations.
 
     With *runs* the guest is up, and this run does not stop it.
     """
@@ -487,13 +546,19 @@ def _housekeeping(wish: GuestWish, guest: Guest, current: str | None, *, runs: b
         forgotten = _surplus(wish, guest, current, runs=runs)
         if forgotten:
             yield Forget(name, numbers=forgotten)
-    text = settings(wish, guest.settings)
-    if text is not None and text != guest.settings:
+
+
+def _settle(wish: GuestWish, guest: Guest, credentials: t.Mapping[str, tuple[str, ...]] | None) -> t.Iterator[Step]:
+    """The settings of the guest's units.  *credentials* are those that each loads, None where that stays as it is."""
+    name = guest.name
+    text = settings(wish, guest.settings, _loads(name, credentials, UNIT))
+    shares = settings(GuestWish(name), guest.share_settings, _loads(name, credentials, SHARES_UNIT))
+    if shares is not None and shares != (guest.share_settings or ""):
+        yield Settings(name, text=shares, unit=SHARES_UNIT)
+    if text is not None and text != (guest.settings or ""):
         yield Settings(name, text=text)
     elif guest.unit.needs_reload and guest.settings is not None:
         yield Reload(name)
-    if wish.autostart is not None and wish.autostart != guest.autostart:
-        yield Autostart(name, enable=wish.autostart)
 
 
 def _surplus(wish: GuestWish, guest: Guest, current: str | None, *, runs: bool) -> tuple[int, ...]:
@@ -512,17 +577,31 @@ def _surplus(wish: GuestWish, guest: Guest, current: str | None, *, runs: bool) 
     return tuple(generation.number for generation in old if generation.runner not in needed)
 
 
+def _loads(name: str, credentials: t.Mapping[str, tuple[str, ...]] | None, unit: str) -> t.Mapping[str, str] | None:
+    """The files of the credentials that *unit* is to load, by the credential's name."""
+    if credentials is None:
+        return None
+    return {credential: f"{CREDENTIALS}/{name}/{credential}" for credential in credentials.get(unit, ())}
+
+
 _SETTING = re.compile(r"^(TimeoutStartSec|TimeoutStopSec)=(\d+)$", re.MULTILINE)
+_LOADED = re.compile(r"^LoadCredential=([^:\n]+):(.+)$", re.MULTILINE)
 
 
-def settings(wish: GuestWish, before: str | None) -> str | None:
-    """The drop-in that the wish asks for, None when it asks for none; what it does not speak of stays as *before*."""
+def settings(wish: GuestWish, before: str | None, loads: t.Mapping[str, str] | None = None) -> str | None:
+    """The drop-in that the wish asks for, None when it asks for none, empty when there is to be none.
+
+    *loads* are the files of credentials by their names.  What nobody speaks of stays as *before*.
+    """
     wished = {"TimeoutStartSec": wish.start_timeout, "TimeoutStopSec": wish.stop_timeout}
-    if all(value is None for value in wished.values()):
+    if all(value is None for value in wished.values()) and loads is None:
         return None
     values = {key: int(value) for key, value in _SETTING.findall(before or "")}
     values.update({key: value for key, value in wished.items() if value is not None})
-    return "[Service]\n" + "".join(f"{key}={values[key]}\n" for key in sorted(values))
+    files = dict(_LOADED.findall(before or "")) if loads is None else loads
+    lines = [f"LoadCredential={name}:{files[name]}" for name in sorted(files)]
+    lines += [f"{key}={values[key]}" for key in sorted(values)]
+    return "".join(f"{line}\n" for line in ("[Service]", *lines)) if lines else ""
 
 
 def conflicts(plans: t.Sequence[GuestPlan], host: Host) -> tuple[GuestPlan, ...]:
@@ -657,7 +736,8 @@ def project(described: t.Mapping[str, t.Any], plan: GuestPlan) -> dict[str, t.An
         elif isinstance(step, Forget):
             generations = [each for each in generations if each["number"] not in step.numbers]
         elif isinstance(step, (Create, Switch)):
-            after.update(exists=True, current=step.runner, flake=step.flake or after["flake"])
+            flake = step.flake or after["flake"]
+            after.update(exists=True, current=step.runner, flake=flake, described=flake == DESCRIBED)
             if plan.target is not None:
                 after.update(_facts(plan.target.runner))
         elif isinstance(step, Write):

@@ -10,6 +10,7 @@ Private to the collection: it may change at any time.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import resource
 import typing as t
@@ -23,7 +24,13 @@ from ansible_collections.microvm.fleet.plugins.module_utils._errors import Fleet
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_apply import Apply, Outcome
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest, Host, describe, observe
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import GuestPlan, Target
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish, absent, name_faults
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
+    DESCRIBED,
+    GuestWish,
+    absent,
+    name_faults,
+    read_wishes,
+)
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 
 
@@ -65,6 +72,7 @@ class Result:
     orphans: list[dict[str, t.Any]] = field(default_factory=list)
     before: dict[str, t.Any] = field(default_factory=dict)
     after: dict[str, t.Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     def values(self) -> dict[str, t.Any]:
         """What a module returns, the diff included."""
@@ -107,6 +115,7 @@ class Sources:
         """The target, or the error, of each guest that needs a runner in this run."""
         answers: dict[str, Target | FleetError] = {}
         unknown: dict[_nix.Flake, list[GuestWish]] = {}
+        described = []
         for wish in wishes:
             guest = host.guest(wish.name)
             try:
@@ -118,6 +127,8 @@ class Sources:
                 continue
             if source.runner is not None:
                 answers[wish.name] = Target(runner=read_runner(self.paths, source.runner), source=source.runner)
+            elif source.flake == DESCRIBED:
+                described.append(wish)
             elif source.flake is not None:
                 flake = self._flake(source.flake, wish)
                 if isinstance(flake, FleetError):
@@ -130,6 +141,8 @@ class Sources:
                     unknown.setdefault(flake, []).append(wish)
         for flake, some in unknown.items():
             answers.update(self._evaluated(flake, some))
+        if described:
+            answers.update(self._described(described, host))
         return answers
 
     def _flake(self, reference: str, wish: GuestWish) -> _nix.Flake | FleetError:
@@ -154,6 +167,113 @@ class Sources:
                     else answer
                 )
         return {wish.name: self._targets[flake.reference, wish.name] for wish in wishes}
+
+    def _described(self, wishes: t.Sequence[GuestWish], host: Host) -> dict[str, Target | FleetError]:
+        """The same for guests of the static flake, by descriptions that are not written there yet."""
+        # Loaded for those who describe guests only: most runs never need it.
+        from ansible_collections.microvm.fleet.plugins.module_utils import (  # noqa: PLC0415
+            _descriptions,
+            _hypervisors,
+        )
+
+        answers: dict[str, Target | FleetError] = {}
+        try:
+            static = _descriptions.observe(self.paths)
+        except FleetError as error:
+            return {wish.name: _of(wish, error) for wish in wishes}
+        entries: dict[str, t.Mapping[str, t.Any]] = {}
+        unknown: dict[str, str] = {}
+        for wish in wishes:
+            name, before = wish.name, static.guests.get(wish.name)
+            entry = wish.description or before
+            if entry is None:
+                answers[name] = InvalidWish(
+                    f"{_descriptions.FILE} has no description of it.",
+                    subject=wish.subject,
+                    field="hypervisor",
+                    hint="Describe it: give hypervisor, and what else it is to have.",
+                )
+                continue
+            clash = _claimed(wish, static)
+            if clash is not None:
+                answers[name] = clash
+                continue
+            entries[name] = entry
+            identity = static.identity(name, entry)
+            known = planner.recorded(host.guest(name), DESCRIBED, identity)
+            answer = known if known is not None else self._targets.get((identity, name))
+            if answer is None:
+                unknown[name] = identity
+            else:
+                answers[name] = answer
+        if unknown:
+            answers.update(self._candidates(_descriptions, {**static.guests, **entries}, unknown))
+        for name, entry in entries.items():
+            answer = answers[name]
+            if isinstance(answer, Target):
+                unit = _hypervisors.CREDENTIAL_UNITS.get(entry["hypervisor"])
+                answers[name] = dataclasses.replace(
+                    answer,
+                    description=entry,
+                    described=static.guests.get(name),
+                    credentials={} if unit is None else {unit: tuple(entry["credentials"])},
+                )
+        return answers
+
+    def _candidates(
+        self, descriptions: t.Any, guests: t.Mapping[str, t.Mapping[str, t.Any]], unknown: t.Mapping[str, str]
+    ) -> dict[str, Target | FleetError]:
+        """Targets of the guests *unknown* (name to identity) of the static flake, if it described *guests*."""
+        with descriptions.candidate(self.paths, guests, timeout=max(self.limits.lock, 10)) as directory:
+            try:
+                copy = _nix.resolve(self.commands, f"path:{directory}", timeout=self.limits.evaluate)
+            except FleetError as error:
+                seen = error.seen.replace(f"path:{directory}", descriptions.FLAKE)
+                hint = "Run the role microvm.fleet.flake again: it puts back its files and the lock file."
+                return {
+                    name: FleetError(seen, subject=f"guest {name}", field="hypervisor", hint=hint) for name in unknown
+                }
+            flake = dataclasses.replace(copy, reference=DESCRIBED)
+            found = _nix.evaluate(self.commands, flake, list(unknown), timeout=self.limits.evaluate, keep=self.keep)
+        for name, answer in found.items():
+            identity = unknown[name]
+            self._targets[identity, name] = (
+                Target(runner=answer.runner, source=answer.derivation, flake=DESCRIBED, locked=identity)
+                if isinstance(answer, _nix.Evaluated)
+                else answer
+            )
+        return {name: self._targets[identity, name] for name, identity in unknown.items()}
+
+
+def _of(wish: GuestWish, error: FleetError) -> FleetError:
+    """The *error* of all as one of this guest."""
+    return FleetError(error.seen, subject=wish.subject, field=error.field, hint=error.hint)
+
+
+def _claimed(wish: GuestWish, static: t.Any) -> FleetError | None:
+    """What of *wish* another guest that is described on the host has, or the host itself.
+
+    Most of it is compared with the runners of all guests; addresses are in no runner.
+    """
+    if wish.name == static.host:
+        return InvalidWish(
+            "the host itself has this name in its flake.",
+            subject=wish.subject,
+            field="name",
+            hint="Give the guest another name.",
+        )
+    mine = {address for interface in wish.interfaces for address in interface.addresses}
+    for other, entry in sorted(static.guests.items()) if mine else ():
+        for interface in entry.get("interfaces", ()) if other != wish.name else ():
+            for address in interface.get("addresses", ()):
+                if address.partition("/")[0] in mine:
+                    return InvalidWish(
+                        f"its address {address.partition('/')[0]} is also that of guest {other} on this host.",
+                        subject=wish.subject,
+                        field="interfaces",
+                        hint="Give each guest its own.",
+                    )
+    return None
 
 
 @explaining()
@@ -189,10 +309,11 @@ def converge(
         with _locks(paths, plans, leftovers, limits, exclusive=prune and all_guests):
             host = observe(paths, commands)
             plans = _plans(wishes, host, sources, prune=prune)
-            work = Apply(paths, commands, build_timeout=limits.build)
+            work = Apply(paths, commands, build_timeout=limits.build, lock_timeout=limits.lock)
             # What has come since may be the work of a run that is at it.
             outcomes = _apply(work, paths, host, plans, [entry for entry in host.leftovers if entry in leftovers])
             _report(result, host, observe(paths, commands, names), plans, outcomes, check=check)
+    result.warnings = [warning for plan in plans if plan.target is not None for warning in plan.wish.warnings]
     for entry in leftovers:
         result.changed = True
         result.actions.append(f"remove {entry}, which a run that was killed left")
@@ -334,6 +455,11 @@ def _report(
             result.changed = True
             result.before[plan.name] = _shown(described)
             result.after[plan.name] = _shown(now)
+            for step in steps:
+                if isinstance(step, planner.Describe):
+                    if step.before is not None:
+                        result.before[plan.name]["description"] = step.before
+                    result.after[plan.name]["description"] = step.description
 
 
 def _shown(described: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -343,6 +469,21 @@ def _shown(described: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     shown = {key: value for key, value in described.items() if key not in ("unit", "problems", "name")}
     shown["generations"] = {str(each["number"]): each["runner"] for each in described["generations"]}
     return shown
+
+
+def wishes(
+    entries: t.Sequence[t.Mapping[str, t.Any]], params: t.Mapping[str, t.Any], paths: Paths, *, update: str = "never"
+) -> tuple[GuestWish, ...]:
+    """The wishes of *entries*; *params* of the module say what descriptions refer to.  Raises as `read_wishes`."""
+
+    def surroundings() -> t.Any:
+        # Loaded for those who describe guests only: most runs never need it.
+        from ansible_collections.microvm.fleet.plugins.module_utils import _descriptions  # noqa: PLC0415
+
+        return _descriptions.surroundings(params, paths)
+
+    with explaining():
+        return read_wishes(entries, update=update, surroundings=surroundings)
 
 
 @explaining()

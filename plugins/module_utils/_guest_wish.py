@@ -9,13 +9,17 @@ Private to the collection: it may change at any time.
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import re
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.microvm.fleet.plugins.module_utils._contract import is_store_path
+from ansible_collections.microvm.fleet.plugins.module_utils._contract import HYPERVISORS, is_store_path
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
+
+if t.TYPE_CHECKING:  # pragma: no cover
+    from ansible_collections.microvm.fleet.plugins.module_utils._describe import Description, Surroundings
 
 NAME_LIMIT: t.Final = 64
 # IFNAMSIZ of linux/if.h is 16 with its ending zero.
@@ -25,7 +29,30 @@ UPDATES: t.Final = ("never", "stage", "activate")
 # A day: longer than any boot or clean shutdown, and short enough to catch milliseconds given for seconds.
 TIMEOUT_LIMIT: t.Final = 86400
 GENERATIONS_LIMIT: t.Final = 1000
+# The flake of guests that are described: static, with their descriptions in a file beside it.
+DESCRIBED: t.Final = "path:/etc/microvm-fleet"
+# What an interface says only of a guest that is described.
+INTERFACE_OPTIONS: t.Final = ("type", "index", "link", "mode")
 
+# Options that describe a guest.
+DESCRIPTION: t.Final = (
+    "vcpu",
+    "mem",
+    "host_name",
+    "network",
+    "volumes",
+    "shares",
+    "forward_ports",
+    "store",
+    "vsock_cid",
+    "credentials",
+    "ssh_keys",
+    "release",
+    "profiles",
+    "profile_options",
+    "modules",
+    "microvm_options",
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -41,6 +68,10 @@ class InterfaceWish:
     mac: str | None = None
     network: str | None = None
     addresses: tuple[str, ...] = ()
+    # Known of a guest that is described: its type, the option that says it, and its number in the network.
+    type: str | None = None
+    said: str | None = None
+    index: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +91,11 @@ class GuestWish:
     stop_timeout: int | None = None
     labels: t.Mapping[str, str] | None = None
     interfaces: tuple[InterfaceWish, ...] = field(default=())
+    # Its entry of guests.json, when the guest is described here.
+    description: t.Mapping[str, t.Any] | None = None
+    # Kind, value and option of what only one guest of a host may have, beside interfaces.
+    claims: tuple[tuple[str, str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def subject(self) -> str:
@@ -97,31 +133,147 @@ def guest_spec(*, update: str | None = None) -> dict[str, t.Any]:
             "type": "list",
             "elements": "dict",
             "options": {
-                "id": {"type": "str", "required": True},
+                "id": {"type": "str"},
                 "mac": {"type": "str"},
                 "network": {"type": "str"},
                 "addresses": {"type": "list", "elements": "str"},
+                "type": {"type": "str", "choices": ["tap", "macvtap", "user"]},
+                "index": {"type": "int"},
+                "link": {"type": "str"},
+                "mode": {"type": "str", "choices": ["private", "vepa", "bridge", "passthru", "source"]},
             },
         },
+        **_description_spec(),
     }
 
 
-def read_wishes(entries: t.Sequence[t.Mapping[str, t.Any]], *, update: str = "never") -> tuple[GuestWish, ...]:
+def _description_spec() -> dict[str, t.Any]:
+    """The argument spec of what describes a guest.
+
+    There are no defaults: what is said of a guest that is not described is an error.
+    """
+    return {
+        "hypervisor": {"type": "str", "choices": list(HYPERVISORS)},
+        "vcpu": {"type": "int"},
+        "mem": {"type": "int"},
+        "host_name": {"type": "str"},
+        "network": {
+            "type": "dict",
+            "options": {"name": {"type": "str", "required": True}, "index": {"type": "int", "required": True}},
+        },
+        "volumes": {
+            "type": "list",
+            "elements": "dict",
+            "options": {
+                "image": {"type": "str", "required": True},
+                "mount_point": {"type": "str"},
+                "size": {"type": "int"},
+                "fs_type": {"type": "str", "choices": ["ext4", "ext3", "ext2", "xfs", "btrfs", "vfat"]},
+                "label": {"type": "str"},
+                "read_only": {"type": "bool"},
+                "auto_create": {"type": "bool"},
+            },
+        },
+        "shares": {
+            "type": "list",
+            "elements": "dict",
+            "options": {
+                "tag": {"type": "str", "required": True},
+                "source": {"type": "str", "required": True},
+                "mount_point": {"type": "str", "required": True},
+                "proto": {"type": "str", "choices": ["virtiofs", "9p"]},
+                "read_only": {"type": "bool"},
+            },
+        },
+        "forward_ports": {
+            "type": "list",
+            "elements": "dict",
+            "options": {
+                "proto": {"type": "str", "choices": ["tcp", "udp"]},
+                "host_address": {"type": "str"},
+                "host_port": {"type": "int", "required": True},
+                "guest_port": {"type": "int", "required": True},
+            },
+        },
+        "store": {"type": "str", "choices": ["disk", "host"]},
+        "vsock_cid": {"type": "int"},
+        "credentials": {"type": "dict"},
+        "ssh_keys": {"type": "list", "elements": "str"},
+        "release": {"type": "str"},
+        "profiles": {"type": "list", "elements": "str"},
+        "profile_options": {"type": "dict"},
+        "modules": {"type": "list", "elements": "str"},
+        "microvm_options": {"type": "dict"},
+    }
+
+
+def surroundings_spec() -> dict[str, t.Any]:
+    """The argument spec of what descriptions refer to, shared by the modules."""
+    return {
+        "networks": {"type": "list", "elements": "dict"},
+        "peers": {"type": "dict"},
+    }
+
+
+def read_wishes(
+    entries: t.Sequence[t.Mapping[str, t.Any]],
+    *,
+    update: str = "never",
+    surroundings: t.Callable[[], Surroundings] | None = None,
+) -> tuple[GuestWish, ...]:
     """Wishes of the entries of a ``guests`` option, each as the argument spec leaves it.
 
-    *update* holds for entries that name none.  Raises InvalidWish with all that is wrong, one line each.
+    *update* holds for entries that name none.  *surroundings* gives what descriptions refer to, and is called only when
+    there is one.  Raises InvalidWish with all that is wrong, one line each.
     """
     wrong: list[FleetError] = []
     wishes = []
+    described = _described(entries, surroundings) if any(map(is_described, entries)) else {}
     for number, entry in enumerate(entries, 1):
+        description = described.get(number - 1)
         try:
-            wishes.append(read_wish(entry, update=update, number=number))
+            wish = read_wish(entry, update=update, number=number)
         except _Wrong as error:
             wrong.extend(error.errors)
+            if isinstance(description, list) and not any(each.field == "name" for each in error.errors):
+                wrong.extend(description)
+            continue
+        if isinstance(description, list):
+            wrong.extend(description)
+        else:
+            wishes.append(wish if description is None else _with(wish, description))
     wrong.extend(_clashes(wishes))
     if wrong:
         raise InvalidWish("\n".join(error.text() for error in wrong))
     return tuple(wishes)
+
+
+def is_described(entry: t.Mapping[str, t.Any]) -> bool:
+    """Whether *entry* describes its guest.  For one that is to go, nothing but its name counts."""
+    return entry.get("hypervisor") is not None and entry.get("state") != "absent"
+
+
+def _described(
+    entries: t.Sequence[t.Mapping[str, t.Any]], surroundings: t.Callable[[], Surroundings] | None
+) -> t.Mapping[int, Description | list[FleetError]]:
+    """What the description of each entry that has one comes to, by its place."""
+    # Loaded for those who describe guests only: most runs never need it.
+    from ansible_collections.microvm.fleet.plugins.module_utils import _describe  # noqa: PLC0415
+
+    return _describe.describe_all(entries, surroundings() if surroundings is not None else _describe.Surroundings())
+
+
+def _with(wish: GuestWish, description: Description) -> GuestWish:
+    """The *wish* of a guest that is described."""
+    return dataclasses.replace(
+        wish,
+        flake=DESCRIBED,
+        description=description.entry,
+        interfaces=description.interfaces,
+        stop_timeout=wish.stop_timeout or description.stop_timeout,
+        claims=description.claims,
+        warnings=description.warnings,
+    )
 
 
 class _Wrong(Exception):
@@ -144,21 +296,8 @@ def read_wish(entry: t.Mapping[str, t.Any], *, update: str, number: int) -> Gues
     for seen in name_faults(name):
         wrong("name", seen, "Use letters, digits, '-', '_' and '.', beginning with a letter or a digit.")
     flake, runner = entry.get("flake"), entry.get("runner")
-    if flake is not None and runner is not None:
-        wrong("runner", "given together with flake.", "Give one of the two.")
-    if flake is not None:
-        for seen in flake_faults(flake):
-            wrong(
-                "flake",
-                seen,
-                "Give a reference such as git+https://HOST/REPOSITORY, github:OWNER/NAME or /ABSOLUTE/PATH.",
-            )
-    if runner is not None and not is_store_path(runner):
-        wrong(
-            "runner",
-            f"{runner!r} is no path of a package in /nix/store.",
-            "Give the output path that the build printed.",
-        )
+    described = entry.get("hypervisor") is not None
+    _check_source(entry, wrong)
     for option, least, most in (
         ("keep_generations", 1, GENERATIONS_LIMIT),
         ("start_timeout", 1, TIMEOUT_LIMIT),
@@ -173,7 +312,8 @@ def read_wish(entry: t.Mapping[str, t.Any], *, update: str, number: int) -> Gues
     if entry.get("purge") and state != "absent":
         wrong("purge", f"is only for state absent, not {state}.", "Leave it out.")
     interfaces = tuple(
-        _interface(given, position, wrong) for position, given in enumerate(entry.get("interfaces") or ())
+        _interface(given, position, wrong)
+        for position, given in enumerate((entry.get("interfaces") or ()) if not described else ())
     )
     if errors:
         raise _Wrong(errors)
@@ -193,6 +333,34 @@ def read_wish(entry: t.Mapping[str, t.Any], *, update: str, number: int) -> Gues
         labels=None if labels is None else {str(key): str(value) for key, value in labels.items()},
         interfaces=interfaces,
     )
+
+
+def _check_source(entry: t.Mapping[str, t.Any], wrong: t.Callable[[str, str, str], None]) -> None:
+    """What is wrong with where the guest is to come from: a flake, a runner, or its description here."""
+    flake, runner = entry.get("flake"), entry.get("runner")
+    if flake is not None and runner is not None:
+        wrong("runner", "given together with flake.", "Give one of the two.")
+    described = entry.get("hypervisor") is not None
+    for option in DESCRIPTION if not described else ():
+        if entry.get(option) is not None:
+            wrong(option, "describes the guest, and nothing says that it is described here.", "Give hypervisor too.")
+    for option in ("flake", "runner") if described else ():
+        if entry.get(option) is not None:
+            hint = f"Give {option}, or hypervisor and what else describes it."
+            wrong(option, "given together with hypervisor.", hint)
+    if flake is not None:
+        for seen in flake_faults(flake):
+            wrong(
+                "flake",
+                seen,
+                "Give a reference such as git+https://HOST/REPOSITORY, github:OWNER/NAME or /ABSOLUTE/PATH.",
+            )
+    if runner is not None and not is_store_path(runner):
+        wrong(
+            "runner",
+            f"{runner!r} is no path of a package in /nix/store.",
+            "Give the output path that the build printed.",
+        )
 
 
 def name_faults(name: str) -> t.Iterator[str]:
@@ -235,22 +403,35 @@ def interface_faults(name: str) -> t.Iterator[str]:
         yield f"{name!r} begins with vt-, which systemd-networkd gives a network of its own (80-vm-vt.network)."
 
 
+def mac_fault(text: str) -> tuple[str, str] | None:
+    """What is wrong with *text* as the MAC address of an interface, and what to do; None when nothing is."""
+    mac = text.lower()
+    if _MAC.fullmatch(mac) is None:
+        return f"{mac!r} is no MAC address.", "Give six pairs of hexadecimal digits, such as 02:00:00:00:00:01."
+    if int(mac[:2], 16) & 1:
+        return f"{mac!r} is a group address.", "Clear the lowest bit of its first byte."
+    return None
+
+
 def _interface(given: t.Mapping[str, t.Any], position: int, wrong: t.Callable[[str, str, str], None]) -> InterfaceWish:
     option = f"interfaces[{position}]"
-    identity = str(given["id"])
-    for seen in interface_faults(identity):
-        wrong(f"{option}.id", seen, "Give a name such as vm-web1, with at most 15 characters.")
+    identity = given.get("id")
+    if identity is None:
+        wrong(f"{option}.id", "is missing.", "Give the name of the interface on the host.")
+        identity = ""
+    else:
+        identity = str(identity)
+        for seen in interface_faults(identity):
+            wrong(f"{option}.id", seen, "Give a name such as vm-web1, with at most 15 characters.")
+    for name in INTERFACE_OPTIONS:
+        if given.get(name) is not None:
+            wrong(f"{option}.{name}", "is said by the guest's own configuration.", "Leave it out, or give hypervisor.")
     mac = given.get("mac")
     if mac is not None:
         mac = mac.lower()
-        if _MAC.fullmatch(mac) is None:
-            wrong(
-                f"{option}.mac",
-                f"{mac!r} is no MAC address.",
-                "Give six pairs of hexadecimal digits, such as 02:00:00:00:00:01.",
-            )
-        elif int(mac[:2], 16) & 1:
-            wrong(f"{option}.mac", f"{mac!r} is a group address.", "Clear the lowest bit of its first byte.")
+        fault = mac_fault(mac)
+        if fault is not None:
+            wrong(f"{option}.mac", *fault)
     addresses = []
     for place, address in enumerate(given.get("addresses") or ()):
         try:
@@ -279,6 +460,9 @@ def _clashes(wishes: t.Sequence[GuestWish]) -> t.Iterator[FleetError]:
                 field=option,
                 hint="Give each its own.",
             )
+            if kind == "number":
+                # Everything else that follows from it is the same too.
+                break
 
 
 def _claims(wish: GuestWish) -> t.Iterator[tuple[str, str, str]]:
@@ -286,12 +470,18 @@ def _claims(wish: GuestWish) -> t.Iterator[tuple[str, str, str]]:
     yield "name", wish.name, "name"
     if wish.state == "absent":
         return
+    for interface in wish.interfaces:
+        if interface.index is not None:
+            yield "number", f"{interface.index} of network {interface.network}", f"{interface.said}.index"
     for position, interface in enumerate(wish.interfaces):
-        yield "interface", interface.id, f"interfaces[{position}].id"
+        option = interface.said or f"interfaces[{position}]"
+        if interface.type != "user":
+            yield "interface", interface.id, f"{option}.id"
         if interface.mac:
-            yield "MAC", interface.mac, f"interfaces[{position}].mac"
+            yield "MAC", interface.mac, f"{option}.mac"
         for place, address in enumerate(interface.addresses):
-            yield "address", address, f"interfaces[{position}].addresses[{place}]"
+            yield "address", address, f"{option}.addresses[{place}]"
+    yield from wish.claims
 
 
 def absent(name: str) -> GuestWish:

@@ -71,6 +71,26 @@ class Paths:
         return self._at("run/microvm-fleet/restart")
 
     @property
+    def flake(self) -> str:
+        """The static flake of described guests (role microvm.fleet.flake)."""
+        return self._at("etc/microvm-fleet")
+
+    @property
+    def descriptions(self) -> str:
+        """What described guests are, as the static flake reads it."""
+        return os.path.join(self.flake, "guests.json")
+
+    @property
+    def candidates(self) -> str:
+        """Copies of the static flake as it would be, while they are evaluated."""
+        return self._at("run/microvm-fleet")
+
+    @property
+    def networks(self) -> str:
+        """The wish of each network that was applied."""
+        return self._at("var/lib/microvm-fleet/networks")
+
+    @property
     def network_devices(self) -> str:
         """The kernel's network interfaces (sysfs)."""
         return self._at("sys/class/net")
@@ -90,6 +110,14 @@ class Paths:
     def settings(self, name: str) -> str:
         """The drop-in with the settings of guest *name*."""
         return os.path.join(self.units, f"microvm@{name}.service.d", "50-microvm-fleet.conf")
+
+    def share_settings(self, name: str) -> str:
+        """The drop-in with the settings of the virtiofs daemons of guest *name*."""
+        return os.path.join(self.units, f"microvm-virtiofsd@{name}.service.d", "50-microvm-fleet.conf")
+
+    def credentials(self, name: str, *parts: str) -> str:
+        """A path among the credentials of guest *name*, which only root reads."""
+        return os.path.join(self._at("var/lib/microvm-fleet/credentials"), name, *parts)
 
     def store(self, path: str) -> str:
         """Where the store path *path* is read."""

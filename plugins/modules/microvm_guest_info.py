@@ -83,6 +83,11 @@ guests:
       type: str
       returned: always
       sample: "git+https://git.example.org/infra"
+    described:
+      description: Whether the guest is described in the inventory, and built by the static flake of the host.
+      type: bool
+      returned: always
+      sample: false
     locked:
       description: Revision or content hash of the flake that gave the newest runner.
       type: str

@@ -125,7 +125,6 @@ options:
           id:
             description: Name of the interface on the host, 15 characters at most, not beginning with C(vt-).
             type: str
-            required: true
           mac:
             description: MAC address of the interface in the guest.
             type: str
@@ -136,6 +135,202 @@ options:
             description: IP addresses of the guest on that network, with or without a prefix length.
             type: list
             elements: str
+          type:
+            description:
+              - Kind of the interface, V(tap) when not given. For a guest that is described here
+                (O(guests[].hypervisor)).
+            type: str
+            choices: [tap, macvtap, user]
+          index:
+            description:
+              - Number of the guest in O(guests[].interfaces[].network), from which name, MAC address and IP addresses
+                follow where they are not given, as with O(guests[].network).
+            type: int
+          link:
+            description:
+              - Interface of the host on which a macvtap interface is made.
+            type: str
+          mode:
+            description:
+              - Mode of a macvtap interface, V(bridge) when not given.
+            type: str
+            choices: [private, vepa, bridge, passthru, source]
+      hypervisor:
+        description:
+          - Hypervisor of a guest that is described here, and built by the static flake of the role
+            C(microvm.fleet.flake).
+          - What it cannot do is refused, with the ones that can. V(vfkit) runs on macOS only.
+          - Excludes O(guests[].flake) and O(guests[].runner). The options from here on belong to it, and so do type,
+            index, link and mode of O(guests[].interfaces).
+        type: str
+        choices: [qemu, cloud-hypervisor, firecracker, crosvm, kvmtool, stratovirt, alioth, vfkit]
+      vcpu:
+        description:
+          - Number of CPUs. V(1) when neither this nor a profile says it.
+        type: int
+      mem:
+        description:
+          - Memory in MiB. V(512) when neither this nor a profile says it.
+        type: int
+      host_name:
+        description:
+          - Host name within the guest. When not given, the name of the guest with C(-) for C(.) and C(_).
+        type: str
+      network:
+        description:
+          - Network of the guest's first interface, a tap. Name of the tap, MAC address, IP addresses, gateway and DNS
+            servers follow from it, the same on every run. So does the vsock CID for cloud-hypervisor and firecracker.
+          - The network is one of O(networks).
+        type: dict
+        suboptions:
+          name:
+            description:
+              - Name of the network.
+            type: str
+            required: true
+          index:
+            description:
+              - Number of the guest in the network, from 1 to 65533. Its addresses are those of the network plus this
+                number, which has to be outside the DHCP pool.
+            type: int
+            required: true
+      volumes:
+        description:
+          - Disks of the guest.
+        type: list
+        elements: dict
+        suboptions:
+          image:
+            description:
+              - Image in the guest's directory, or the absolute path of an image or block device.
+            type: str
+            required: true
+          mount_point:
+            description:
+              - Where the guest mounts it. Nowhere when not given.
+            type: str
+          size:
+            description:
+              - Size in MiB of an image that is made. It does not change one that exists.
+            type: int
+          fs_type:
+            description:
+              - File system of the image, V(ext4) when not given.
+            type: str
+            choices: [ext4, ext3, ext2, xfs, btrfs, vfat]
+          label:
+            description:
+              - Label of the file system.
+            type: str
+          read_only:
+            description:
+              - Whether the guest can only read it, V(false) when not given.
+            type: bool
+          auto_create:
+            description:
+              - Whether the image is made when it is missing, V(true) when not given.
+            type: bool
+      shares:
+        description:
+          - Directories of the host that the guest mounts.
+        type: list
+        elements: dict
+        suboptions:
+          tag:
+            description:
+              - Name by which the guest knows it.
+            type: str
+            required: true
+          source:
+            description:
+              - Absolute path on the host.
+            type: str
+            required: true
+          mount_point:
+            description:
+              - Where the guest mounts it.
+            type: str
+            required: true
+          proto:
+            description:
+              - Protocol, V(virtiofs) when not given.
+            type: str
+            choices: [virtiofs, 9p]
+          read_only:
+            description:
+              - Whether the guest can only read it, V(false) when not given.
+            type: bool
+      forward_ports:
+        description:
+          - Ports of the host that lead into the guest, through an interface of type user.
+        type: list
+        elements: dict
+        suboptions:
+          proto:
+            description:
+              - Protocol, V(tcp) when not given.
+            type: str
+            choices: [tcp, udp]
+          host_address:
+            description:
+              - Address of the host, V(127.0.0.1) when not given. An empty one means all.
+            type: str
+          host_port:
+            description:
+              - Port of the host.
+            type: int
+            required: true
+          guest_port:
+            description:
+              - Port of the guest.
+            type: int
+            required: true
+      store:
+        description:
+          - With V(disk), which is the default, the guest has a disk with a Nix store of its own, and sees no other.
+          - With V(host) it reads the store of the host, and with it everything that is there.
+        type: str
+        choices: [disk, host]
+      vsock_cid:
+        description:
+          - Context identifier for vsock. With V(0) the guest has no vsock.
+        type: int
+      credentials:
+        description:
+          - Files for the guest that only its root reads, by name. Each has C(src), a file on the controller, or
+            C(path), a file on the host.
+          - They never reach the Nix store. The role C(microvm.fleet.guests) puts them to
+            C(/var/lib/microvm-fleet/credentials) on the host; the module wants them there.
+        type: dict
+      ssh_keys:
+        description:
+          - Public keys that may log in as root of the guest. With any, the guest has an SSH server.
+        type: list
+        elements: str
+      release:
+        description:
+          - Release of NixOS that the guest's data is of, such as V(25.11). That of the flake's nixpkgs when not given.
+        type: str
+      profiles:
+        description:
+          - What the guest is used for, such as V(k3s_server). Each profile brings its services, memory and volumes.
+        type: list
+        elements: str
+      profile_options:
+        description:
+          - Options of profiles, by profile and option.
+        type: dict
+      modules:
+        description:
+          - NixOS modules, by their paths below C(/etc/microvm-fleet/modules) on the host, where the role
+            C(microvm.fleet.flake) copies them to.
+        type: list
+        elements: str
+      microvm_options:
+        description:
+          - Further options of microvm.nix by name, such as C(balloon) or C(qemu.extraArgs). Those that hold packages or
+            code are not among them.
+        type: dict
   prune:
     description:
       - Whether to remove guests that the collection made and that no entry of O(guests) names. Their volumes are kept.
@@ -176,6 +371,24 @@ EXAMPLES = r"""
         flake: git+https://git.example.org/infra
       - name: db1
         runner: /nix/store/32sqyxb0gfzp0cvdxvshfwhiwgx84jl4-microvm-cloud-hypervisor-db1
+
+- name: Have a guest that is described here
+  microvm.fleet.microvm_guests:
+    networks:
+      - name: lan
+        addresses: [10.0.0.1/24]
+    guests:
+      - name: db2
+        hypervisor: cloud-hypervisor
+        vcpu: 2
+        mem: 1024
+        network: {name: lan, index: 11}
+        volumes:
+          - {image: data.img, mount_point: /var/lib/db, size: 20480}
+        ssh_keys:
+          - ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f admin
+        release: "25.11"
+        state: started
 
 - name: Have no other guests of this collection than web1
   microvm.fleet.microvm_guests:
@@ -292,6 +505,11 @@ results:
           type: str
           returned: always
           sample: "git+https://git.example.org/infra"
+        described:
+          description: Whether the guest is described in the inventory, and built by the static flake of the host.
+          type: bool
+          returned: always
+          sample: false
         locked:
           description: Revision or content hash of the flake that gave the newest runner.
           type: str
@@ -395,8 +613,17 @@ import typing as t
 
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_run import converge, limits_of, limits_spec
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import UPDATES, guests_spec, read_wishes
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_run import (
+    converge,
+    limits_of,
+    limits_spec,
+    wishes,
+)
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
+    UPDATES,
+    guests_spec,
+    surroundings_spec,
+)
 from ansible_collections.microvm.fleet.plugins.module_utils._module import FleetModule
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 
@@ -410,14 +637,16 @@ def main() -> t.NoReturn:
             "guests": guests_spec(),
             "prune": {"type": "bool", "default": False},
             "update": {"type": "str", "choices": list(UPDATES), "default": "never"},
+            **surroundings_spec(),
             **limits_spec(),
         },
         supports_check_mode=True,
     )
+    paths = Paths()
     try:
         result = converge(
-            read_wishes(module.params["guests"], update=module.params["update"]),
-            paths=Paths(),
+            wishes(module.params["guests"], module.params, paths, update=module.params["update"]),
+            paths=paths,
             commands=Commands(),
             limits=limits_of(module.params),
             check=module.check_mode,
@@ -426,6 +655,8 @@ def main() -> t.NoReturn:
         )
     except FleetError as error:
         module.fail(error)
+    for warning in result.warnings:
+        module.warn(warning)
     module.finish(result.values(), noun="guests", failures=result.failures)
 
 

@@ -150,6 +150,10 @@ class FakeHost(Answers):
         # Guests for which enabling fails, and what systemctl says then.
         self.broken_units: set[str] = set()
         self.substitutes: set[str] = set()
+        # Copies of the static flake in the store, by path: what guests.json says there.  Guests that do otherwise than
+        # `Spec` has it by default, by name.
+        self.copies: dict[str, dict[str, t.Any]] = {}
+        self.behaviours: dict[str, str] = {}
         # What is done now is done by Nix or systemd, not by the engine.
         self.working = False
         # Called before each command.
@@ -165,6 +169,46 @@ class FakeHost(Answers):
         Path(self.paths.units, "microvm@.service").write_text("[Service]\n", encoding="utf-8")
 
     # What tests do to the host
+
+    def static_flake(self) -> None:
+        """What the role for the static flake does."""
+        for place, text in (
+            ("flake.nix", "{ }"),
+            ("flake.lock", "{}"),
+            ("nix/guest.nix", "{ }"),
+            ("registry.json", ""),
+        ):
+            path = Path(self.paths.flake, place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        Path(self.paths.candidates).mkdir(parents=True, exist_ok=True)
+
+    def descriptions(self) -> dict[str, t.Any]:
+        """The entries of guests.json."""
+        path = Path(self.paths.descriptions)
+        guests: dict[str, t.Any] = json.loads(path.read_text(encoding="utf-8"))["guests"] if path.exists() else {}
+        return guests
+
+    def put_credential(self, name: str, credential: str) -> None:
+        """What the role for guests does with a credential."""
+        path = Path(self.paths.credentials(name, credential))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("secret", encoding="utf-8")
+
+    def spec_of(self, name: str, entry: dict[str, t.Any]) -> Spec:
+        """The guest that the static flake makes of an *entry* of guests.json."""
+        spec = Spec(
+            name=name,
+            version=int(hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:8], 16),
+            hypervisor=entry["hypervisor"],
+            host_name=entry["host_name"],
+            interfaces=tuple((one["id"], one["type"], one["mac"]) for one in entry["interfaces"]),
+            volumes=tuple((one["image"], one["size"]) for one in entry["volumes"]),
+            vsock_cid=entry["vsock_cid"],
+            behaviour=self.behaviours.get(name, "ok"),
+        )
+        self.specs[spec.path] = spec
+        return spec
 
     def offer(self, *specs: Spec, flake: str = FLAKE) -> None:
         """Let *flake* describe the guests of *specs*, beside those that it has."""
@@ -326,15 +370,33 @@ class FakeHost(Answers):
         return 0, f"Started microvm@{name}.service.\n\nqemu-system-x86_64: cannot run\n", ""
 
     def _metadata(self, reference: str) -> tuple[int, str, str]:
+        if reference.startswith(f"path:{self.root}"):
+            return self._copy(Path(reference[len("path:") :]))
         if reference not in self.flakes:
             return 1, "", f"error: getting status of '{reference}': No such file or directory\n"
         revision = self.revisions[reference]
         value = {"locked": {"rev": revision, "narHash": "sha256-x"}, "url": f"{reference}?rev={revision}"}
         return 0, json.dumps({**value, "path": store_path(revision, "source")}), ""
 
+    def _copy(self, directory: Path) -> tuple[int, str, str]:
+        """A flake that is a directory is copied into the store, whole."""
+        if not (directory / "flake.lock").exists():
+            return 1, "", f"error: cannot write modified lock file of flake 'path:{directory}'\n"
+        files = {str(path.relative_to(directory)): path for path in directory.rglob("*") if path.is_file()}
+        content = json.dumps({place: path.read_text(encoding="utf-8") for place, path in sorted(files.items())})
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        path = store_path(digest, "source")
+        self.copies[path] = json.loads(files["guests.json"].read_text(encoding="utf-8"))["guests"]
+        value = {"locked": {"narHash": f"sha256-{digest}"}, "url": f"path:{directory}", "path": path}
+        return 0, json.dumps(value), ""
+
     def _eval(self, argv: tuple[str, ...]) -> tuple[int, str, str]:
-        reference = argv[argv.index("flake") + 1].split("?rev=")[0]
-        guests = self.flakes[reference]
+        reference = argv[argv.index("flake") + 1].split("?")[0]
+        copy = self.copies.get(reference[len("path:") :])
+        if copy is not None:
+            guests = {name: self.spec_of(name, entry) for name, entry in copy.items()}
+        else:
+            guests = self.flakes[reference]
         answers: dict[str, t.Any] = {}
         for name in json.loads(argv[argv.index("names") + 1]):
             if name not in guests:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.microvm.fleet.plugins.module_utils._describe import Surroundings
+from ansible_collections.microvm.fleet.plugins.module_utils._descriptions import networks_of
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_run import Limits, Result, converge
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import read_wishes
 from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FLAKE, FakeHost, Spec
@@ -16,11 +18,15 @@ from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FLAKE,
 Wishes = list[dict[str, t.Any]]
 
 
+# What the descriptions of the scenes refer to.
+SURROUNDINGS = Surroundings(networks=networks_of([{"name": "lan", "addresses": ["10.0.0.1/24", "fd00::1/64"]}]))
+
+
 def run(host: FakeHost, wishes: Wishes, *, check: bool = False, **options: t.Any) -> Result:
     """One run over all guests of the host."""
     update = options.pop("update", "never")
     return converge(
-        read_wishes(wishes, update=update),
+        read_wishes(wishes, update=update, surroundings=lambda: SURROUNDINGS),
         paths=host.paths,
         commands=host,
         limits=Limits(lock=0),
@@ -165,3 +171,76 @@ def purge(host: FakeHost) -> None:
 def prune(host: FakeHost) -> None:
     ran(host)
     host.offer(Spec("web2"))
+
+
+# Guests that are described
+
+
+def described(name: str = "web1", **fields: t.Any) -> dict[str, t.Any]:
+    """A wish that describes its guest."""
+    return {"name": name, "hypervisor": "qemu", "network": {"name": "lan", "index": 11}, **fields}
+
+
+TOKEN = {"token": {"src": "token.txt"}}
+
+
+def described_before(host: FakeHost, **fields: t.Any) -> None:
+    """A guest that was described before, and runs."""
+    host.static_flake()
+    host.put_credential("web1", "token")
+    run(host, [described(state="started", **fields)])
+
+
+@scene([described(state="started"), described("web2", network={"name": "lan", "index": 12}), wish("web3")])
+def describe(host: FakeHost) -> None:
+    host.static_flake()
+    host.offer(Spec("web3"))
+
+
+@scene([described(state="started", credentials=TOKEN, stop_timeout=30)])
+def describe_with_credentials(host: FakeHost) -> None:
+    host.static_flake()
+    host.put_credential("web1", "token")
+
+
+@scene([described(hypervisor="crosvm", credentials=TOKEN, state="started")])
+def describe_with_shared_credentials(host: FakeHost) -> None:
+    host.static_flake()
+    host.put_credential("web1", "token")
+
+
+@scene([described(mem=1024)], update="activate")
+def describe_otherwise(host: FakeHost) -> None:
+    described_before(host)
+
+
+@scene([described(mem=1024, credentials=TOKEN)], update="stage")
+def describe_for_later(host: FakeHost) -> None:
+    described_before(host)
+
+
+@scene([described(hypervisor="cloud-hypervisor", credentials=TOKEN)], update="activate")
+def describe_on_another_hypervisor(host: FakeHost) -> None:
+    described_before(host, credentials=TOKEN)
+
+
+@scene([described()], update="activate")
+def describe_without_credentials(host: FakeHost) -> None:
+    described_before(host, hypervisor="cloud-hypervisor", credentials=TOKEN)
+
+
+@scene([{"name": "web1", "state": "absent"}])
+def remove_described(host: FakeHost) -> None:
+    described_before(host, hypervisor="cloud-hypervisor", credentials=TOKEN)
+
+
+@scene([wish()], update="activate")
+def describe_no_more(host: FakeHost) -> None:
+    described_before(host)
+    host.offer(Spec("web1"))
+
+
+@scene([described()], update="activate")
+def describe_what_was_of_a_flake(host: FakeHost) -> None:
+    host.static_flake()
+    ran(host)

@@ -484,7 +484,7 @@ def test_merge_of_nothing_known() -> None:
 KEYS = {
     "name", "exists", "owner", "hypervisor", "host_name", "flake", "locked", "current", "booted", "staged",
     "generations", "active", "unit", "restart_needed", "autostart", "protect", "labels", "interfaces", "volumes",
-    "vsock_cid", "can_shutdown", "problems",
+    "vsock_cid", "can_shutdown", "problems", "described",
 }  # fmt: skip
 
 
@@ -505,6 +505,7 @@ def test_describe_of_nothing() -> None:
         "interfaces": [],
         "volumes": [],
         "problems": [],
+        "described": False,
     }
 
 

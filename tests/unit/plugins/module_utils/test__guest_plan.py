@@ -40,6 +40,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import (
     Sweep,
     Switch,
     Target,
+    Undescribe,
     Unstage,
     Write,
 )
@@ -432,7 +433,7 @@ TABLE: list[tuple[str, GuestWish, Guest, Target | None, t.Sequence[Step]]] = [
     ("remove a bare directory", wish(state="absent"), change(MISSING, directory=True), None, GONE),
     ("remove a record", wish(state="absent"), change(MISSING, known=True), None, GONE),
     ("remove roots", wish(state="absent"), change(MISSING, roots=ROOTS), None, GONE),
-    ("remove generations", wish(state="absent"), change(MISSING, rooted=True), None, GONE),
+    ("remove generations", wish(state="absent"), change(MISSING, rooted=True), None, [Undescribe(NAME), *GONE]),
     ("remove settings", wish(state="absent"), change(MISSING, settings="[Service]\n"), None, GONE),
     ("remove a link", wish(state="absent"), change(MISSING, autostart=True), None, [Autostart(NAME, enable=False)]),
     ("remove a unit that runs", wish(state="absent"), change(MISSING, unit=UP), None, [Stop(NAME)]),
@@ -620,17 +621,20 @@ def test_sources(wished: GuestWish, guest: Guest, expected: Source | None) -> No
         (
             wish(),
             MISSING,
-            "guest web1, flake: does not exist, and nothing says what to create it from. Give a flake or a runner.",
+            "guest web1, flake: does not exist, and nothing says what to create it from. "
+            "Give a flake, a runner, or a description (hypervisor).",
         ),
         (
             wish(state="started"),
             change(MISSING, directory=True, flake=FLAKE, record=record(1)),
-            "guest web1, flake: does not exist, and nothing says what to create it from. Give a flake or a runner.",
+            "guest web1, flake: does not exist, and nothing says what to create it from. "
+            "Give a flake, a runner, or a description (hypervisor).",
         ),
         (
             wish(update="activate"),
             change(FOREIGN, flake=None),
-            "guest web1, flake: is to be updated, and nothing says from what. Give a flake or a runner.",
+            "guest web1, flake: is to be updated, and nothing says from what. "
+            "Give a flake, a runner, or a description (hypervisor).",
         ),
     ],
 )

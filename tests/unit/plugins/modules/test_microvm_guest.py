@@ -109,11 +109,11 @@ def test_a_failure(host: FakeHost, play: Play) -> None:
         ({"name": "web1", "prune": True}, "guest web1: prune. Supported parameters include: "),
         (
             {"name": "web1", "interfaces": [{"id": "vm-web1", "ip": "x"}]},
-            "guest web1: interfaces.ip. Supported parameters include: addresses, id, mac, network.",
+            "guest web1: interfaces.ip. Supported parameters include: addresses, id, index, link, mac, mode, network, type.",
         ),
         (
             {"name": "web1", "interfaces": [{}]},
-            "guest web1: missing required arguments: id found in interfaces",
+            "guest web1, interfaces[0].id: is missing. Give the name of the interface on the host.",
         ),
         (
             {"name": "web1", "state": "up"},
@@ -124,7 +124,8 @@ def test_a_failure(host: FakeHost, play: Play) -> None:
         ({"name": "web1", "lock_timeout": 90000}, "lock_timeout: 90000 is out of range. Give seconds from 0 to 86400."),
         (
             {"name": "web1"},
-            "guest web1, flake: does not exist, and nothing says what to create it from. Give a flake or a runner.",
+            "guest web1, flake: does not exist, and nothing says what to create it from. "
+            "Give a flake, a runner, or a description (hypervisor).",
         ),
         (
             {"name": "web1", "state": "absent", "protect": True},

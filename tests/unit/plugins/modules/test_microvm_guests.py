@@ -16,8 +16,9 @@ from ansible_collections.microvm.fleet.tests.unit.plugins.conftest import Play
 from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FLAKE, FakeHost, Spec
 
 OPTIONS = (
-    "autostart, flake, interfaces, keep_generations, labels, name, protect, purge, runner, start_timeout, state, "
-    "stop_timeout, update"
+    "autostart, credentials, flake, forward_ports, host_name, hypervisor, interfaces, keep_generations, labels, mem, "
+    "microvm_options, modules, name, network, profile_options, profiles, protect, purge, release, runner, shares, "
+    "ssh_keys, start_timeout, state, stop_timeout, store, update, vcpu, volumes, vsock_cid"
 )
 
 
@@ -120,11 +121,11 @@ def test_failures_come_last_and_are_counted(host: FakeHost, play: Play) -> None:
         ({"guests": [guest(colour="red")]}, f"guest web1: colour. Supported parameters include: {OPTIONS}."),
         (
             {"guests": [guest("a"), guest("b", interfaces=[{"id": "vm-b", "vlan": 7}])]},
-            "guest b: interfaces.vlan. Supported parameters include: addresses, id, mac, network.",
+            "guest b: interfaces.vlan. Supported parameters include: addresses, id, index, link, mac, mode, network, type.",
         ),
         (
             {"guests": [guest(interfaces=[{"mac": "x"}])]},
-            "guest web1: missing required arguments: id found in interfaces",
+            "guest web1, interfaces[0].id: is missing. Give the name of the interface on the host.",
         ),
         ({"guests": [{"flake": FLAKE}]}, "guest number 1 of the list: missing required arguments: name"),
         ({"guests": [guest("a"), {}]}, "guest number 2 of the list: missing required arguments: name"),

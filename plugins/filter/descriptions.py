@@ -1,0 +1,90 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Guests' wishes checked on the controller, before anything is sent to a host."""
+
+from __future__ import annotations
+
+import typing as t
+from collections.abc import Callable, Mapping, Sequence
+
+from ansible.errors import AnsibleFilterError
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+from ansible_collections.microvm.fleet.plugins.module_utils._describe import Surroundings, addresses_by_name
+from ansible_collections.microvm.fleet.plugins.module_utils._descriptions import networks_of, peers_of
+from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import guest_spec, read_wishes
+
+
+def descriptions(guests: t.Any, networks: t.Any = None, peers: t.Any = None) -> dict[str, dict[str, t.Any]]:
+    """What each guest comes to that *guests*, entries of ``microvm_guests``, describe, by name.
+
+    *networks* are entries of ``microvm_networks``; without any, nothing is said about what follows from them.  *peers*
+    are addresses of guests on other hosts, by name.  Raises AnsibleFilterError with all that is wrong, one line each.
+    """
+    entries = _entries(guests)
+    try:
+        known = networks_of(_list(networks, "networks")) if networks else None
+        around = Surroundings(networks=known, peers=peers_of(peers or {}))
+        wishes = read_wishes(entries, surroundings=lambda: around)
+    except FleetError as error:
+        raise AnsibleFilterError(error.text()) from error
+    return {wish.name: dict(wish.description) for wish in wishes if wish.description is not None}
+
+
+def guest_peers(hostvars: t.Any, hosts: t.Any, besides: str | None = None) -> dict[str, list[str]]:
+    """The addresses of all guests of *hosts* but *besides*, by the guest's name; *hostvars* is Ansible's variable.
+
+    What is wrong with the guests of another host is told when that host is worked on, and not here.
+    """
+    found: dict[str, list[str]] = {}
+    for host in _list(hosts, "hosts"):
+        variables = hostvars[host] if host != besides else {}
+        guests = variables.get("microvm_guests")
+        if not guests:
+            continue
+        try:
+            networks = variables.get("microvm_networks")
+            known = networks_of(_list(networks, "networks")) if networks else {}
+            answer = addresses_by_name(_entries(guests), Surroundings(networks=known))
+        except (FleetError, AnsibleFilterError):
+            continue
+        found.update({name: list(addresses) for name, addresses in answer.items()})
+    return found
+
+
+def _entries(guests: t.Any) -> list[Mapping[str, t.Any]]:
+    """Entries as a module has them: of the types of its argument spec, with what is not given as None."""
+    spec = guest_spec()
+    wrong = []
+    entries = []
+    for number, guest in enumerate(_list(guests, "guests"), 1):
+        if not isinstance(guest, Mapping):
+            wrong.append(f"guest number {number} of the list: {guest!r} is no dictionary of options.")
+            continue
+        name = guest.get("name") or f"number {number} of the list"
+        answer = ArgumentSpecValidator(spec).validate({key: guest[key] for key in guest if guest[key] is not None})
+        wrong += [f"guest {name}: {message}" for message in answer.error_messages]
+        entries.append(answer.validated_parameters)
+    if wrong:
+        raise AnsibleFilterError("\n".join(wrong))
+    return entries
+
+
+def _list(value: t.Any, what: str) -> Sequence[t.Any]:
+    if value is None:
+        return ()
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        message = f"{what}: {value!r} is no list."
+        raise AnsibleFilterError(message)
+    return value
+
+
+class FilterModule:
+    """The filters of this file, as Ansible finds them."""
+
+    def filters(self) -> dict[str, Callable[..., t.Any]]:
+        """By name."""
+        return {"descriptions": descriptions, "guest_peers": guest_peers}
