@@ -621,20 +621,26 @@ def test_sources(wished: GuestWish, guest: Guest, expected: Source | None) -> No
         (
             wish(),
             MISSING,
-            "guest web1, flake: does not exist, and nothing says what to create it from. "
-            "Give a flake, a runner, or a description (hypervisor).",
+            (
+                "guest web1, flake: does not exist, and nothing says what to create it from. "
+                "Give a flake, a runner, or a description (hypervisor)."
+            ),
         ),
         (
             wish(state="started"),
             change(MISSING, directory=True, flake=FLAKE, record=record(1)),
-            "guest web1, flake: does not exist, and nothing says what to create it from. "
-            "Give a flake, a runner, or a description (hypervisor).",
+            (
+                "guest web1, flake: does not exist, and nothing says what to create it from. "
+                "Give a flake, a runner, or a description (hypervisor)."
+            ),
         ),
         (
             wish(update="activate"),
             change(FOREIGN, flake=None),
-            "guest web1, flake: is to be updated, and nothing says from what. "
-            "Give a flake, a runner, or a description (hypervisor).",
+            (
+                "guest web1, flake: is to be updated, and nothing says from what. "
+                "Give a flake, a runner, or a description (hypervisor)."
+            ),
         ),
     ],
 )

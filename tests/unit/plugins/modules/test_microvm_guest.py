@@ -14,6 +14,8 @@ from ansible_collections.microvm.fleet.plugins.modules import microvm_guest
 from ansible_collections.microvm.fleet.tests.unit.plugins.conftest import Play
 from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FLAKE, FakeHost, Spec
 
+OF_INTERFACES = "addresses, id, index, link, mac, mode, network, type"
+
 
 def test_create_check_run_check_run(host: FakeHost, play: Play) -> None:
     host.offer(Spec("web1"))
@@ -109,7 +111,7 @@ def test_a_failure(host: FakeHost, play: Play) -> None:
         ({"name": "web1", "prune": True}, "guest web1: prune. Supported parameters include: "),
         (
             {"name": "web1", "interfaces": [{"id": "vm-web1", "ip": "x"}]},
-            "guest web1: interfaces.ip. Supported parameters include: addresses, id, index, link, mac, mode, network, type.",
+            f"guest web1: interfaces.ip. Supported parameters include: {OF_INTERFACES}.",
         ),
         (
             {"name": "web1", "interfaces": [{}]},
@@ -124,8 +126,10 @@ def test_a_failure(host: FakeHost, play: Play) -> None:
         ({"name": "web1", "lock_timeout": 90000}, "lock_timeout: 90000 is out of range. Give seconds from 0 to 86400."),
         (
             {"name": "web1"},
-            "guest web1, flake: does not exist, and nothing says what to create it from. "
-            "Give a flake, a runner, or a description (hypervisor).",
+            (
+                "guest web1, flake: does not exist, and nothing says what to create it from. "
+                "Give a flake, a runner, or a description (hypervisor)."
+            ),
         ),
         (
             {"name": "web1", "state": "absent", "protect": True},

@@ -15,6 +15,7 @@ from ansible_collections.microvm.fleet.plugins.modules import microvm_guests
 from ansible_collections.microvm.fleet.tests.unit.plugins.conftest import Play
 from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FLAKE, FakeHost, Spec
 
+OF_INTERFACES = "addresses, id, index, link, mac, mode, network, type"
 OPTIONS = (
     "autostart, credentials, flake, forward_ports, host_name, hypervisor, interfaces, keep_generations, labels, mem, "
     "microvm_options, modules, name, network, profile_options, profiles, protect, purge, release, runner, shares, "
@@ -121,7 +122,7 @@ def test_failures_come_last_and_are_counted(host: FakeHost, play: Play) -> None:
         ({"guests": [guest(colour="red")]}, f"guest web1: colour. Supported parameters include: {OPTIONS}."),
         (
             {"guests": [guest("a"), guest("b", interfaces=[{"id": "vm-b", "vlan": 7}])]},
-            "guest b: interfaces.vlan. Supported parameters include: addresses, id, index, link, mac, mode, network, type.",
+            f"guest b: interfaces.vlan. Supported parameters include: {OF_INTERFACES}.",
         ),
         (
             {"guests": [guest(interfaces=[{"mac": "x"}])]},
