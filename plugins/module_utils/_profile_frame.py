@@ -58,7 +58,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class Port:
-    """What the profile opens in the guest's firewall: *ports* is ``6443`` or ``30000-32767``."""
+    """What the profile opens in the guest's firewall: *ports* is ``6443``, ``1000-2000``, or the option that has it."""
 
     proto: str
     ports: str

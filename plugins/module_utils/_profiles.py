@@ -298,11 +298,14 @@ class _Reader:
                 self.wrong(f"{where}.{name}", f"{element!r} is no string.", "Put it into quotes.")
         return dict(value)
 
-    def _read_subnet(self, where: str, _option: Option, value: t.Any) -> t.Any:
+    def _read_subnet(self, where: str, option: Option, value: t.Any) -> t.Any:
         try:
             subnet = ipaddress.ip_network(str(value))
         except ValueError as error:
             self.wrong(where, f"{value!r} is no network: {error}.", "Give it as 10.42.0.0/16.")
+            return value
+        if option.pattern is not None and re.fullmatch(option.pattern, str(subnet)) is None:
+            self.wrong(where, f"{subnet} is not {option.form}.", option.description)
             return value
         for address in self.guest.addresses:
             own = ipaddress.ip_interface(address).network

@@ -77,7 +77,10 @@ def credential_rows(profile: Profile) -> list[str]:
 
 def port_rows(profile: Profile) -> list[str]:
     """The ports that a profile opens."""
-    return PORT_HEAD + [f"| {port.proto} {port.ports} | {port.use} |" for port in profile.ports]
+    return PORT_HEAD + [
+        f"| {port.proto} {f'`{port.ports}`' if port.ports in profile.options else port.ports} | {port.use} |"
+        for port in profile.ports
+    ]
 
 
 def volume_rows(profile: Profile) -> list[str]:

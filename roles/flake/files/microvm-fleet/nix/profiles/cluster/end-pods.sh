@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Ends the containers of this node: asks them, waits for FLEET_GRACE seconds at most, and kills what is left.
 # Read by fleet-pods.service; the kubelet has stopped by then, so nothing starts them again.
 

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Puts the secrets of a cluster where services.kubernetes looks for them: in $SECRETS on every machine, in $AUTHORITY
 # where its certificates are signed (empty elsewhere).  Read by fleet-kubernetes-secrets.service.
 

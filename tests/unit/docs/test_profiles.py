@@ -1,0 +1,81 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The pages of docs/profiles say what the profiles are."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ansible_collections.microvm.fleet.plugins.module_utils._profiles import PROFILES, Guest, choose
+from ansible_collections.microvm.fleet.tests.unit.support.pages import (
+    credential_rows,
+    needs_rows,
+    option_rows,
+    port_rows,
+    tables,
+    volume_rows,
+)
+
+PAGES: t.Final = Path(__file__).resolve().parents[3] / "docs" / "profiles"
+CLUSTERS: t.Final = ("k3s_server", "k3s_agent", "kubernetes_master", "kubernetes_node")
+
+each = pytest.mark.parametrize("name", CLUSTERS)
+
+
+def page(name: str) -> str:
+    return (PAGES / f"{name}.md").read_text(encoding="utf-8")
+
+
+@each
+def test_the_tables_of_a_page_are_those_of_its_profile(name: str) -> None:
+    profile = PROFILES[name]
+    wished = [rows(profile) for rows in (needs_rows, credential_rows, option_rows, port_rows, volume_rows)]
+    assert tables(page(name)) == wished
+
+
+@each
+def test_a_page_says_all_that_an_operator_asks(name: str) -> None:
+    text = page(name)
+    assert text.startswith(f"# {name}\n")
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    for heading in ("Example", "Needs", "Options", "Ports", "Volumes", "Update and shutdown", "Limits"):
+        assert heading in headings
+
+
+@each
+def test_links_lead_to_pages(name: str) -> None:
+    for target in re.findall(r"\]\(([a-z_0-9]+\.md)\)", page(name)):
+        assert (PAGES / target).is_file(), target
+
+
+@each
+def test_the_examples_of_a_page_are_right(name: str) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", page(name), re.DOTALL)
+    hosts = yaml.safe_load(example)["microvm_hosts"]["hosts"]
+    found = []
+    peers = {}
+    for variables in hosts.values():
+        prefixes = {one["name"]: one["addresses"][0].rpartition(".")[0] for one in variables["microvm_networks"]}
+        for entry in variables["microvm_guests"]:
+            place = entry["network"]
+            peers[entry["name"]] = (f"{prefixes[place['name']]}.{place['index']}/24",)
+            found.append(entry)
+    assert any(name in entry["profiles"] for entry in found)
+    for entry in found:
+        guest = Guest(
+            name=entry["name"],
+            hypervisor=entry["hypervisor"],
+            profiles=tuple(entry["profiles"]),
+            options=entry.get("profile_options", {}),
+            mem=entry.get("mem"),
+            addresses=peers[entry["name"]],
+            credentials=frozenset(entry["credentials"]),
+        )
+        assert choose(guest, peers)[1] == []
