@@ -300,7 +300,7 @@ def _guest(
         unit=unit,
         autostart=autostart,
         settings=_drop_in(paths.settings(name), nixos=nixos) if set_up else None,
-        share_settings=read_text(paths.share_settings(name)) if shares_set_up else None,
+        share_settings=_drop_in(paths.share_settings(name), nixos=nixos) if shares_set_up else None,
         runner=_runner(paths, current, record),
         files=files,
     )

@@ -707,7 +707,7 @@ def _beyond(plan: GuestPlan) -> FleetError | None:
         if isinstance(step, Settings):
             wished = ", ".join(step.text.split("\n")[1:-1]) or "nothing"
             return _of_system(plan, "settings", f"the system of this NixOS host does not set {wished} for it.")
-        if isinstance(step, Remove) and plan.guest.settings is not None:
+        if isinstance(step, Remove) and (plan.guest.settings or plan.guest.share_settings):
             return _of_system(plan, "state", "the system of this NixOS host has settings for it.")
     return None
 
