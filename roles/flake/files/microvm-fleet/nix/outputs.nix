@@ -56,6 +56,8 @@ let
     ${host.name} =
       if described.guests ? ${host.name} then throw
         "${host.name} is the name of this host in host.json and of a guest in guests.json: give the guest another name."
+      # A host that the collection has left, or is to leave.
+      else if host.bare or false then ownConfiguration
       else ownConfiguration.extendModules { modules = [ microvm.nixosModules.host ./host.nix ]; };
   };
 in
