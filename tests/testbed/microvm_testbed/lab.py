@@ -19,7 +19,7 @@ from .access import Access
 from .errors import TestbedError
 from .host import Host
 
-UPLINKS = ("networkd", "ifupdown")
+UPLINKS = ("networkd", "ifupdown", "networkmanager")
 SYSTEMS = ("debian", "nixos")
 PROGRAMS = ("ssh", "scp", "sftp")
 BOOT_TIMEOUT = 120.0

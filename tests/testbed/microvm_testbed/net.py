@@ -125,6 +125,24 @@ iface host0 inet6 static
 """
 
 
+def networkmanager_file(subnet: Subnet, number: int) -> str:
+    """A host's uplink as a connection profile (nm-settings-keyfile(5)), to be readable by root only."""
+    return f"""\
+[connection]
+id=host0
+type=ethernet
+interface-name=host0
+
+[ipv4]
+method=manual
+address1={subnet.host_ipv4(number)}/24,{subnet.controller_ipv4}
+
+[ipv6]
+method=manual
+address1={subnet.host_ipv6(number)}/64,{subnet.controller_ipv6}
+"""
+
+
 def hosts_file(name: str, subnet: Subnet, number: int) -> str:
     """A host's hosts(5) file."""
     return f"""\

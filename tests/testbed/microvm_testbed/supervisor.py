@@ -194,6 +194,18 @@ def provision(root: Path, directory: Path, subnet: net.Subnet, uplink: str | Non
         files.write_atomic(root / "etc/systemd/network/10-uplink.network", net.networkd_file(subnet, number))
     elif uplink == "ifupdown":
         files.write_atomic(root / "etc/network/interfaces", net.ifupdown_file(subnet, number))
-        systemctl = ["systemctl", f"--root={root}", "--quiet"]
-        machine.run([*systemctl, "disable", "systemd-networkd.service"], timeout=30)
-        machine.run([*systemctl, "enable", "networking.service"], timeout=30)
+        _instead(root, "networking.service")
+    elif uplink == "networkmanager":
+        profile = root / "etc/NetworkManager/system-connections/host0.nmconnection"
+        files.write_atomic(profile, net.networkmanager_file(subnet, number), 0o600)
+        # What udev would tell of the container's virtual interface, which NetworkManager leaves alone otherwise.
+        managed = "[device-host0]\nmatch-device=interface-name:host0\nmanaged=1\n"
+        files.write_atomic(root / "etc/NetworkManager/conf.d/host0.conf", managed)
+        _instead(root, "NetworkManager.service")
+
+
+def _instead(root: Path, service: str) -> None:
+    """Have *service* keep the uplink of a host that is not up, and not systemd-networkd."""
+    systemctl = ["systemctl", f"--root={root}", "--quiet"]
+    machine.run([*systemctl, "disable", "systemd-networkd.service"], timeout=30)
+    machine.run([*systemctl, "enable", service], timeout=30)

@@ -108,6 +108,14 @@ def test_ifupdown_uplink() -> None:
     assert lines.count("gateway 10.231.5.1") == 1
 
 
+def test_networkmanager_uplink() -> None:
+    parsed = configparser.ConfigParser()
+    parsed.read_string(net.networkmanager_file(net.Subnet(5), 2))
+    assert parsed["connection"]["interface-name"] == "host0"
+    assert dict(parsed["ipv4"]) == {"method": "manual", "address1": "10.231.5.12/24,10.231.5.1"}
+    assert dict(parsed["ipv6"]) == {"method": "manual", "address1": "fd4d:564d:6674:5::c/64,fd4d:564d:6674:5::1"}
+
+
 def test_namespace_commands_end_with_the_bridge_up() -> None:
     lines = net.netns_batch(net.Subnet(5)).splitlines()
     assert lines[0] == "link set lo up"

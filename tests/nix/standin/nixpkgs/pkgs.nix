@@ -135,15 +135,24 @@ let
     feh = [ "feh" ];
     firefox = [ "firefox" ];
     foot = [ "foot" ];
-    icewm = [ "icewm" ];
+    icewm = [
+      "icewm"
+      "icewm-session"
+    ];
     openbox = [ "openbox" ];
+    pcmanfm = [ "pcmanfm" ];
     phodav = [ "spice-webdavd" ];
     spice = [ "spice" ];
+    spice-autorandr = [ "spice-autorandr" ];
     spice-gtk = [ "spicy" ];
     twm = [ "twm" ];
     usbredir = [ "usbredirserver" ];
     virt-viewer = [ "remote-viewer" ];
     x11vnc = [ "x11vnc" ];
+    xinit = [
+      "xinit"
+      "startx"
+    ];
     xorg-server = [ "Xorg" ];
     xterm = [ "xterm" ];
   };
@@ -445,7 +454,7 @@ let
     docker_29 = self.docker;
     docker-client = self.docker;
     xorg = {
-      inherit (self) twm xterm;
+      inherit (self) twm xinit xterm;
       xorgserver = self.xorg-server;
     };
     bashInteractive = self.bash;
