@@ -30,7 +30,6 @@ NODE: t.Final[t.Mapping[str, Option]] = {
         pattern=TAINT,
         form="a taint as KEY=VALUE:EFFECT",
     ),
-    "open_node_ports": Option("bool", "Open the ports of services of type NodePort.", default=False),
     "shutdown_grace": Option(
         "int",
         "Seconds that pods have to end by themselves when the guest is stopped.",

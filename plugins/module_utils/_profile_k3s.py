@@ -35,10 +35,6 @@ _OVERLAY: t.Final = (
     Port("udp", "8472", "flannel, vxlan"),
     Port("udp", "51820-51821", "flannel, wireguard-native"),
 )
-_NODE_PORTS: t.Final = (
-    Port("tcp", "30000-32767", "services of type NodePort, when open_node_ports is set"),
-    Port("udp", "30000-32767", "services of type NodePort, when open_node_ports is set"),
-)
 _SHARED: t.Final = "The token of the cluster, the same file for its servers and agents."
 # What remains of a stop when the pods are gone: k3s itself (30), what its containers left (20), the guest (10).
 _STOP: t.Final = 60
@@ -92,7 +88,6 @@ K3S: t.Final = (
             Port("tcp", "2379-2380", "etcd between servers, with cluster_init or server"),
             _KUBELET,
             *_OVERLAY,
-            *_NODE_PORTS,
         ),
         credentials=(Credential("k3s-token", f"{_SHARED} Without it a first server makes one up.", required=False),),
         excludes=("k3s_agent", "kubernetes_master", "kubernetes_node"),
@@ -117,7 +112,7 @@ K3S: t.Final = (
         stop_timeout=_STOP,
         stop_option="shutdown_grace",
         volumes=_VOLUMES,
-        ports=(_KUBELET, *_OVERLAY, *_NODE_PORTS),
+        ports=(_KUBELET, *_OVERLAY),
         credentials=(Credential("k3s-token", _SHARED),),
         excludes=("k3s_server", "kubernetes_master", "kubernetes_node"),
     ),

@@ -61,8 +61,6 @@ _PORTS: t.Final = (
     Port("tcp", "10250", "kubelet: logs, exec, metrics"),
     Port("udp", "8285", "flannel"),
     Port("udp", "8472", "flannel, vxlan"),
-    Port("tcp", "30000-32767", "services of type NodePort, when open_node_ports is set"),
-    Port("udp", "30000-32767", "services of type NodePort, when open_node_ports is set"),
 )
 _SHARED: t.Final = Credential(
     "kubernetes-token",

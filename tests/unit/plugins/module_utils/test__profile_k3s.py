@@ -64,7 +64,6 @@ def test_a_first_server_needs_no_option() -> None:
         "node_ip": "10.0.1.11",
         "node_labels": [],
         "node_taints": [],
-        "open_node_ports": False,
         "shutdown_grace": 60,
     }
     assert (chosen.mem, chosen.vcpu, chosen.stop_timeout) == (2560, 2, 120)
@@ -80,7 +79,6 @@ def test_an_agent_on_another_host_finds_its_server_by_name() -> None:
         "node_ip": "10.0.2.13",
         "node_labels": [],
         "node_taints": [],
-        "open_node_ports": False,
         "shutdown_grace": 60,
     }
     assert (chosen.mem, chosen.vcpu, chosen.stop_timeout) == (1024, 1, 120)

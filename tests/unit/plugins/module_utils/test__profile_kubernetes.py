@@ -65,7 +65,6 @@ def test_a_master_needs_no_option() -> None:
         "run_pods": False,
         "node_labels": [],
         "node_taints": [],
-        "open_node_ports": False,
         "shutdown_grace": 60,
     }
     assert (chosen.mem, chosen.vcpu, chosen.stop_timeout) == (3072, 2, 120)
@@ -86,7 +85,6 @@ def test_a_node_on_another_host_finds_its_master_by_name() -> None:
         "node_ip": "10.0.2.12",
         "node_labels": [],
         "node_taints": [],
-        "open_node_ports": False,
         "shutdown_grace": 60,
     }
     assert (chosen.mem, chosen.vcpu, chosen.stop_timeout) == (2560, 1, 120)

@@ -10,14 +10,6 @@
   killers ? [ ],
 }:
 { lib, pkgs, ... }:
-let
-  nodePorts = [
-    {
-      from = 30000;
-      to = 32767;
-    }
-  ];
-in
 {
   # Pods are to be where the scheduler has counted their memory.
   swapDevices = lib.mkForce [ ];
@@ -27,12 +19,8 @@ in
     "overlay"
   ];
 
-  networking.firewall = {
-    # kubelet: logs, exec, metrics.
-    allowedTCPPorts = [ 10250 ];
-    allowedTCPPortRanges = lib.optionals settings.open_node_ports nodePorts;
-    allowedUDPPortRanges = lib.optionals settings.open_node_ports nodePorts;
-  };
+  # kubelet: logs, exec, metrics.  Ports of services need no opening: they are redirected to pods before the firewall.
+  networking.firewall.allowedTCPPorts = [ 10250 ];
 
   # Routes and rules that pods' networks put on the guest's interface are not networkd's to remove (networkd.conf(5)).
   systemd.network.config.networkConfig = {

@@ -17,10 +17,6 @@ in
     type = types.listOf (types.strMatching "${label}:(NoSchedule|PreferNoSchedule|NoExecute)");
     description = "Taints of the node, as KEY=VALUE:EFFECT with NoSchedule, PreferNoSchedule or NoExecute.";
   };
-  open_node_ports = mkOption {
-    type = types.bool;
-    description = "Open the ports of services of type NodePort.";
-  };
   shutdown_grace = mkOption {
     type = types.ints.between 10 3600;
     description = "Seconds that pods have to end by themselves when the guest is stopped.";
