@@ -6,7 +6,7 @@ TOOLS := PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m tools
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test lint sanity unit molecule bench faults docs dist pins clean
+.PHONY: help demo demo-down test lint nix sanity unit molecule bench faults docs dist pins clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -17,11 +17,14 @@ demo: ## Two guests on a host: made, made again without a change, back after a r
 demo-down: ## Take the demo away
 	@$(TOOLS) demo-down
 
-test: ## All that CI runs: lint, unit, sanity, molecule
+test: ## All that CI runs: lint, nix, unit, sanity, molecule
 	@$(TOOLS) test
 
 lint: ## Read the sources: types, style, documentation, YAML, shell
 	@$(TOOLS) lint
+
+nix: ## The static flake evaluated with stand-ins for nixpkgs and microvm.nix
+	@$(TOOLS) nix $(ARGS)
 
 sanity: ## ansible-test sanity on each core that this machine can run
 	@$(TOOLS) sanity $(ARGS)

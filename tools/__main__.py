@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import bench, demo, dist, docs, faults, lint, machine, pins, sanity, scenarios, suite, unit
+from . import bench, demo, dist, docs, faults, lint, machine, nix, pins, sanity, scenarios, suite, unit
 from .process import ToolError, say
 from .report import Check, save, table
 
@@ -20,6 +20,7 @@ PARTS: dict[str, Callable[[list[str]], list[Check]]] = {
     "faults": faults.check,
     "lint": lint.check,
     "molecule": scenarios.check,
+    "nix": nix.check,
     "sanity": sanity.check,
     "unit": unit.check,
 }

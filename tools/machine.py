@@ -28,6 +28,7 @@ REQUIREMENTS = ROOT / "tests" / "requirements"
 PACKAGES = {
     "ca-certificates": "/etc/ssl/certs/ca-certificates.crt",
     "git": "/usr/bin/git",
+    "nix-bin": "/usr/bin/nix-instantiate",
     "openssh-client": "/usr/bin/ssh",
     "python3-venv": "/usr/share/doc/python3-venv",
     "shellcheck": "/usr/bin/shellcheck",

@@ -15,7 +15,7 @@ from .machine import BUILD, CORES, ROOT, describe, install_packages, python_for,
 from .process import run, say
 
 # Quick ones first: who waits for a run learns early what is wrong.
-PARTS = ("lint", "unit", "sanity", "molecule")
+PARTS = ("lint", "nix", "unit", "sanity", "molecule")
 TIMEOUT = 3600.0
 REPORTS = BUILD / "report"
 CLOSING = REPORTS / "closing"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ansible_collections.microvm.fleet.plugins.module_utils import _describe, _hypervisors, _net_wish
 from ansible_collections.microvm.fleet.tests.nix.fleet import NixError, evaluate, lay, runner
 
@@ -238,9 +239,7 @@ TABLE: dict[str, tuple[Tree, dict[str, Any]]] = {
         {
             "users.users.root.openssh.authorizedKeys.keys": [KEY],
             "services.openssh.enable": True,
-            "services.openssh.hostKeys": [
-                {"type": "ed25519", "path": "/run/fleet-credentials/ssh_host_ed25519_key"}
-            ],
+            "services.openssh.hostKeys": [{"type": "ed25519", "path": "/run/fleet-credentials/ssh_host_ed25519_key"}],
             "services.openssh.settings.PasswordAuthentication": False,
         },
     ),
@@ -278,7 +277,7 @@ MODULES = {
         { environment.etc.more.text = fleet.ipv4; networking.firewall.allowedTCPPorts = [ 443 ]; }
     """,
     "broken.nix": "{ networking.hostName = ; }",
-    "wrong.nix": "{ networking.hostname = \"x\"; }",
+    "wrong.nix": '{ networking.hostname = "x"; }',
 }
 
 
@@ -342,7 +341,7 @@ def test_a_guest_sets_nothing_that_it_was_not_described_with(evaluated: dict[str
 
 PLAIN_WISH = {"plain": {"network": {"name": "lan", "index": 11}}}
 WRONG: dict[str, tuple[Tree, str]] = {
-    "hypervisor": ({"hypervisor": "virtualbox"}, "`microvm.hypervisor' is not of type `one of \"qemu\""),
+    "hypervisor": ({"hypervisor": "virtualbox"}, '`microvm.hypervisor\' is not of type `one of "qemu"'),
     "vfkit": ({"hypervisor": "vfkit"}, "vfkit is for macOS"),
     "vcpu": ({"vcpu": 0}, "`microvm.vcpu' is not of type `positive integer"),
     "mem": ({"mem": "512"}, "`microvm.mem' is not of type `positive integer"),
@@ -352,7 +351,7 @@ WRONG: dict[str, tuple[Tree, str]] = {
     "interface-twice": ({"interfaces": [TAP, TAP]}, "interface id is there twice"),
     "mode": (
         {"interfaces": [{**TAP, "type": "macvtap", "link": "eth0", "mode": "vlan"}]},
-        ".macvtap.mode' is not of type `one of \"private\"",
+        '.macvtap.mode\' is not of type `one of "private"',
     ),
     "macvtap-there": (
         {
@@ -464,5 +463,5 @@ def test_no_data_at_all_is_no_guest(tmp_path: Path) -> None:
 def test_another_version_of_the_data_is_refused(tmp_path: Path) -> None:
     place = lay(tmp_path, guests={})
     (place / "guests.json").write_text('{"version": 2, "guests": {}}', encoding="utf-8")
-    with pytest.raises(NixError, match="guests.json has version 2, and these files read version 1"):
+    with pytest.raises(NixError, match=r"guests\.json has version 2, and these files read version 1"):
         evaluate(place, "fleet.nixosConfigurations")

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The two halves of every profile, its table and its NixOS module, are of one mind; and it evaluates wherever it may."""
+"""The two halves of a profile, its table and its NixOS module, are of one mind, and it evaluates wherever it may."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 import pytest
+
 from ansible_collections.microvm.fleet.plugins.module_utils import _describe, _hypervisors, _net_wish
 from ansible_collections.microvm.fleet.plugins.module_utils._profile_frame import Option, Profile
 from ansible_collections.microvm.fleet.plugins.module_utils._profiles import PROFILES
@@ -64,12 +65,8 @@ def described() -> dict[str, _describe.Description]:
 
 
 @pytest.fixture(scope="module")
-def evaluated(
-    described: dict[str, _describe.Description], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Tree]:
-    place = lay(
-        tmp_path_factory.mktemp("profiles"), guests={name: dict(one.entry) for name, one in described.items()}
-    )
+def evaluated(described: dict[str, _describe.Description], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tree]:
+    place = lay(tmp_path_factory.mktemp("profiles"), guests={name: dict(one.entry) for name, one in described.items()})
     found: dict[str, Tree] = evaluate(
         place,
         """builtins.mapAttrs (_: guest: {

@@ -24,9 +24,11 @@ let
         after = [ "microvm-set-booted@%i.service" ];
         restartIfChanged = false;
         serviceConfig = {
+          SyslogIdentifier = "microvm-${name}@%i";
+        }
+        // lib.optionalAttrs (name != "virtiofsd") {
           Type = "oneshot";
           RemainAfterExit = true;
-          SyslogIdentifier = "microvm-${name}@%i";
         };
       } more
     );
@@ -132,7 +134,6 @@ in
           unitConfig = whenThere "virtiofsd-run";
           serviceConfig = {
             Type = "notify";
-            RemainAfterExit = false;
             NotifyAccess = "all";
             WorkingDirectory = "${stateDir}/%i";
             ExecStart = current "virtiofsd-run";

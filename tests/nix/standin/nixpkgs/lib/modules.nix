@@ -331,7 +331,7 @@ let
         files = map (d: d.file) result.defs;
         declarations = map (d: d.file) declarations;
         # Whether somebody other than a default says so.
-        isSet = defs != [ ];
+        isSet = result.isDefined && result.highestPrio < optionDefaultPriority;
         __toString = _: showOption loc;
       };
       foreign = [ ];
@@ -506,7 +506,7 @@ let
             _: option:
             if !(isOption option) then
               ofGroup option
-            else if !option.isSet || option.internal or false then
+            else if option.internal or false || !option.isSet then
               { }
             else
               ofOption option
