@@ -395,7 +395,7 @@ WRONG: dict[str, tuple[Tree, str]] = {
     "module-broken": ({"modules": ["broken.nix"]}, "modules/broken.nix:1:"),
     "module-wrong": ({"modules": ["wrong.nix"]}, "The option `networking.hostname' does not exist"),
 }
-FULL = {
+FULL: dict[str, Tree] = {
     "volumes": {
         "image": "data.img",
         "mount_point": "/data",

@@ -1,3 +1,7 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
 """Builder of stand-in systems: a JSON of files in, the directory of the system out.
 
 Nix runs it with the paths of the input in ``inputPath`` and of the result in ``out``.  The input has
