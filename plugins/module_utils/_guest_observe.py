@@ -17,7 +17,7 @@ import json
 import os
 import re
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ansible_collections.microvm.fleet.plugins.module_utils import _nixos, _systemd
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
@@ -174,10 +174,12 @@ class Host:
     prepared: bool = True
     # Units and their settings are those of the host's system, which only a switch changes.
     nixos: bool = False
+    # NixOS: guests that are not there, and that the system has settings for, or would start.
+    expected: t.Mapping[str, Guest] = field(default_factory=dict)
 
     def guest(self, name: str) -> Guest:
         """Guest *name*, also when there is none."""
-        return self.guests.get(name) or Guest(name=name)
+        return self.guests.get(name) or self.expected.get(name) or Guest(name=name)
 
 
 def observe(paths: Paths, commands: Commands, names: t.Iterable[str] | None = None) -> Host:
@@ -194,6 +196,8 @@ def observe(paths: Paths, commands: Commands, names: t.Iterable[str] | None = No
     littered = {name for entry in roots for name in litter_of(entry)}
     marks = frozenset(_entries(paths.marks))
     wanted = found | rooted | known | set(units) if names is None else set(names)
+    if nixos and names is None:
+        wanted |= wants | {match.group(1) for match in map(_SET_UP.fullmatch, drop_ins) if match}
     guests = {
         name: _guest(
             paths,
@@ -211,12 +215,21 @@ def observe(paths: Paths, commands: Commands, names: t.Iterable[str] | None = No
         )
         for name in sorted(wanted)
     }
+    there = {name: guest for name, guest in guests.items() if _there(guest, nixos=nixos)}
     return Host(
-        guests={name: guest for name, guest in guests.items() if guest.traces},
+        guests=there,
+        expected={name: guest for name, guest in guests.items() if name not in there},
         leftovers=tuple(sorted(entry for entry in entries if entry.startswith(TEMPORARY))),
         prepared="microvm@.service" in drop_ins and os.path.isdir(paths.guests),
         nixos=nixos,
     )
+
+
+def _there(guest: Guest, *, nixos: bool) -> bool:
+    """Whether anything is left of the guest; on NixOS it is not the guest's what the system says of it."""
+    if nixos:
+        guest = replace(guest, autostart=False, settings=None, share_settings=None)
+    return guest.traces
 
 
 def _entries(path: str) -> list[str]:
@@ -236,6 +249,7 @@ def litter_of(entry: str) -> frozenset[str]:
 
 
 _WANT = re.compile(r"microvm@(.+)\.service")
+_SET_UP = re.compile(r"microvm(?:-virtiofsd)?@(.+)\.service\.d")
 
 
 def _wants(paths: Paths) -> set[str]:
