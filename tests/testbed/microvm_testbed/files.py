@@ -80,10 +80,15 @@ def locked(path: Path, *, keep: bool = False) -> Iterator[None]:
     Because holders remove the file, a lock counts only if the path still names it.
     """
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # Another holder may remove the directory between any two of these.
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
+            continue
+        except FileExistsError:
+            if path.parent.exists() and not path.parent.is_dir():
+                raise
             continue
         fcntl.flock(fd, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):

@@ -60,6 +60,33 @@ def test_a_lock_is_one_holders(tmp_path: Path) -> None:
     assert files.held == set()
 
 
+@pytest.mark.parametrize("error", [FileExistsError, FileNotFoundError])
+def test_a_directory_that_goes_away_while_a_lock_is_taken_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    path = tmp_path / "sub" / "lock"
+    mkdir, calls = Path.mkdir, 0
+
+    def gone_at_first(self: Path, mode: int = 0o777, *, parents: bool = False, exist_ok: bool = False) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise error(self)
+        mkdir(self, mode, parents=parents, exist_ok=exist_ok)
+
+    monkeypatch.setattr(Path, "mkdir", gone_at_first)
+    with files.locked(path):
+        assert path.exists()
+    assert not path.parent.exists()
+
+
+def test_no_lock_is_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "sub").write_text("")
+    with pytest.raises(FileExistsError), files.locked(tmp_path / "sub" / "lock"):
+        pass
+    assert files.held == set()
+
+
 def test_a_kept_lock_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with files.locked(path, keep=True):

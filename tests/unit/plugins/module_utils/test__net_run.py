@@ -306,7 +306,7 @@ def test_result_of_one() -> None:
         "diff": {"before": {}, "after": {}},
     }
     assert result.one("gone")["network"] is None
-    assert set(result.values()) == {"changed", "actions", "networks", "orphans", "diff"}
+    assert set(result.values()) == {"changed", "actions", "networks", "orphans", "switch_needed", "diff"}
 
 
 @pytest.mark.parametrize(
