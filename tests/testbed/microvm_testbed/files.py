@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -87,8 +88,9 @@ def locked(path: Path, *, keep: bool = False) -> Iterator[None]:
         except FileNotFoundError:
             continue
         except FileExistsError:
-            if path.parent.exists() and not path.parent.is_dir():
-                raise
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISDIR(path.parent.stat().st_mode):
+                    raise
             continue
         fcntl.flock(fd, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):
