@@ -29,12 +29,16 @@ DOCUMENTATION = {"DOCUMENTATION", "EXAMPLES", "RETURN"}
 # Places that texts and examples may name; an address of anything else has no business here.
 PLACES = {
     "docs.ansible.com",
+    "docs.docker.com",
+    "docs.k3s.io",
+    "docs.portainer.io",
     "example.com",
     "example.net",
     "example.org",
     "git.example.org",
     "git.invalid",
     "github.com",
+    "kubernetes.io",
     "microvm-nix.github.io",
     "supervisord.org",
     "www.freedesktop.org",

@@ -32,9 +32,7 @@ from ansible_collections.microvm.fleet.tests.unit.support.pages import (
 )
 
 PAGES: t.Final = Path(__file__).resolve().parents[3] / "docs" / "profiles"
-CLUSTERS: t.Final = ("k3s_server", "k3s_agent", "kubernetes_master", "kubernetes_node")
-
-each = pytest.mark.parametrize("name", CLUSTERS)
+each = pytest.mark.parametrize("name", PROFILES)
 
 
 def page(name: str) -> str:
@@ -45,7 +43,7 @@ def page(name: str) -> str:
 def test_the_tables_of_a_page_are_those_of_its_profile(name: str) -> None:
     profile = PROFILES[name]
     wished = [rows(profile) for rows in (needs_rows, credential_rows, option_rows, port_rows, volume_rows)]
-    assert tables(page(name)) == wished
+    assert tables(page(name)) == [rows for rows in wished if rows]
 
 
 @each

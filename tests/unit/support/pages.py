@@ -77,6 +77,8 @@ def credential_rows(profile: Profile) -> list[str]:
 
 def port_rows(profile: Profile) -> list[str]:
     """The ports that a profile opens."""
+    if not profile.ports:
+        return []
     return PORT_HEAD + [
         f"| {port.proto} {f'`{port.ports}`' if port.ports in profile.options else port.ports} | {port.use} |"
         for port in profile.ports
