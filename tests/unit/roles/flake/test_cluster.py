@@ -18,6 +18,7 @@ SCRIPTS: t.Final = (
     Path(__file__).resolve().parents[4] / "roles" / "flake" / "files" / "microvm-fleet" / "nix" / "profiles" / "cluster"
 )
 TIMEOUT: t.Final = 60
+TOKEN: t.Final = "0a" * 16
 # Both say a line once they would hear a signal, and wait for one.
 POLITE: t.Final = "trap 'echo ended > \"$0\"; exit' TERM; echo; while :; do read -r line & wait; done"
 STUBBORN: t.Final = "trap 'echo asked >> \"$0\"' TERM; echo; while :; do read -r line & wait; done"
@@ -140,6 +141,8 @@ def put(tmp_path: Path, programs: str, *, authority: bool, **given: str) -> subp
     """Run secrets.sh with these credentials."""
     credentials = tmp_path / "credentials"
     credentials.mkdir(exist_ok=True)
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(exist_ok=True)
     for name, content in given.items():
         (credentials / name.replace("_", "-")).write_text(content)
     return run(
@@ -147,6 +150,7 @@ def put(tmp_path: Path, programs: str, *, authority: bool, **given: str) -> subp
         PATH=programs,
         INSTALLED=str(tmp_path / "installed"),
         CREDENTIALS_DIRECTORY=str(credentials),
+        RUNTIME_DIRECTORY=str(runtime),
         SECRETS=str(tmp_path / "secrets"),
         AUTHORITY=str(tmp_path / "authority") if authority else "",
     )
@@ -158,23 +162,23 @@ def files(place: Path) -> dict[str, tuple[str, str]]:
 
 
 def test_a_node_gets_the_token(tmp_path: Path, programs: str) -> None:
-    done = put(tmp_path, programs, authority=False, kubernetes_token="0a\n")
+    done = put(tmp_path, programs, authority=False, kubernetes_token=f"{TOKEN}\n")
     assert (done.returncode, done.stderr) == (0, "")
-    assert files(tmp_path / "secrets") == {"apitoken.secret": ("0a\n", "600")}
+    assert files(tmp_path / "secrets") == {"apitoken.secret": (TOKEN, "600")}
     assert not (tmp_path / "authority").exists()
     assert not (tmp_path / "installed").exists()
 
 
 def test_a_node_gets_the_certificate_of_the_authority(tmp_path: Path, programs: str) -> None:
-    done = put(tmp_path, programs, authority=False, kubernetes_token="0a\n", kubernetes_ca="CA\n")
+    done = put(tmp_path, programs, authority=False, kubernetes_token=f"{TOKEN}\n", kubernetes_ca="CA\n")
     assert (done.returncode, done.stderr) == (0, "")
-    assert files(tmp_path / "secrets") == {"apitoken.secret": ("0a\n", "600"), "ca.pem": ("CA\n", "444")}
+    assert files(tmp_path / "secrets") == {"apitoken.secret": (TOKEN, "600"), "ca.pem": ("CA\n", "444")}
 
 
 def test_a_master_that_makes_its_own_authority(tmp_path: Path, programs: str) -> None:
-    done = put(tmp_path, programs, authority=True, kubernetes_token="0a\n")
+    done = put(tmp_path, programs, authority=True, kubernetes_token=f"{TOKEN}\n")
     assert (done.returncode, done.stderr) == (0, "")
-    assert files(tmp_path / "authority") == {"apitoken.secret": ("0a\n", "400")}
+    assert files(tmp_path / "authority") == {"apitoken.secret": (TOKEN, "400")}
     link = tmp_path / "secrets" / "apitoken.secret"
     assert link.readlink() == tmp_path / "authority" / "apitoken.secret"
     assert (tmp_path / "authority").stat().st_mode & 0o777 == 0o700
@@ -183,11 +187,16 @@ def test_a_master_that_makes_its_own_authority(tmp_path: Path, programs: str) ->
 
 def test_a_master_that_is_given_its_authority(tmp_path: Path, programs: str) -> None:
     done = put(
-        tmp_path, programs, authority=True, kubernetes_token="0a\n", kubernetes_ca="CA\n", kubernetes_ca_key="KEY\n"
+        tmp_path,
+        programs,
+        authority=True,
+        kubernetes_token=f"{TOKEN}\n",
+        kubernetes_ca="CA\n",
+        kubernetes_ca_key="KEY\n",
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert files(tmp_path / "authority") == {
-        "apitoken.secret": ("0a\n", "400"),
+        "apitoken.secret": (TOKEN, "400"),
         "ca.pem": ("CA\n", "444"),
         "ca-key.pem": ("KEY\n", "400"),
     }
@@ -196,7 +205,7 @@ def test_a_master_that_is_given_its_authority(tmp_path: Path, programs: str) -> 
 
 @pytest.mark.parametrize("authority", [False, True])
 def test_the_next_start_brings_what_is_new(tmp_path: Path, programs: str, authority: bool) -> None:
-    for token in ("0a\n", "0b\n"):
+    for token in (TOKEN, "0b" * 16):
         done = put(tmp_path, programs, authority=authority, kubernetes_token=token, kubernetes_ca=f"CA of {token}")
         assert (done.returncode, done.stderr) == (0, "")
         found = files(tmp_path / "secrets")
@@ -208,4 +217,21 @@ def test_without_the_token_nothing_is_put(tmp_path: Path, programs: str) -> None
     done = put(tmp_path, programs, authority=False)
     assert done.returncode != 0
     assert "kubernetes-token" in done.stderr
-    assert files(tmp_path / "secrets") == {}
+    assert not (tmp_path / "secrets").exists()
+
+
+@pytest.mark.parametrize("white", ["", "\n", "\r\n", " \n\n"])
+def test_white_space_around_the_token_is_not_part_of_it(tmp_path: Path, programs: str, white: str) -> None:
+    assert put(tmp_path, programs, authority=True, kubernetes_token=f"{TOKEN}{white}").returncode == 0
+    assert files(tmp_path / "authority") == {"apitoken.secret": (TOKEN, "400")}
+    assert list((tmp_path / "runtime").iterdir()) == []
+
+
+@pytest.mark.parametrize("token", ["", "0a", "0a" * 15, "0a" * 16 + "0", "0g" * 16, "K10::server:0a0b"])
+def test_what_is_no_token(tmp_path: Path, programs: str, token: str) -> None:
+    done = put(tmp_path, programs, authority=True, kubernetes_token=token)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"The credential kubernetes-token has {len(token)} characters and is to be 32 hexadecimal digits.\n",
+    )
+    assert not (tmp_path / "secrets").exists()

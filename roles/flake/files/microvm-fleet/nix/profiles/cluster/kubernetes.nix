@@ -92,6 +92,8 @@ in
     serviceConfig = {
       Type = "oneshot";
       RemainAfterExit = true;
+      RuntimeDirectory = "fleet-kubernetes-secrets";
+      RuntimeDirectoryMode = "0700";
       LoadCredential = map (name: "${name}:${credentials.${name}}") (
         builtins.filter (name: credentials ? ${name}) (
           [
