@@ -53,8 +53,8 @@ def allowed(profile: Profile) -> list[str]:
 PAIRS = [(profile, hypervisor) for profile in PROFILES.values() for hypervisor in allowed(profile)]
 
 
-@pytest.fixture(scope="module")
 def described() -> dict[str, _describe.Description]:
+    """Each profile on each hypervisor that can have it."""
     wishes = [wish(profile, hypervisor, 10 + place) for place, (profile, hypervisor) in enumerate(PAIRS)]
     found = _describe.describe_all(wishes, _describe.Surroundings(networks={"lan": LAN}))
     result = {}
@@ -64,9 +64,14 @@ def described() -> dict[str, _describe.Description]:
     return result
 
 
+def entries() -> dict[str, Tree]:
+    """The same guests as entries of guests.json."""
+    return {name: dict(one.entry) for name, one in described().items()}
+
+
 @pytest.fixture(scope="module")
-def evaluated(described: dict[str, _describe.Description], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tree]:
-    place = lay(tmp_path_factory.mktemp("profiles"), guests={name: dict(one.entry) for name, one in described.items()})
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tree]:
+    place = lay(tmp_path_factory.mktemp("profiles"), guests=entries())
     found: dict[str, Tree] = evaluate(
         place,
         """builtins.mapAttrs (_: guest: {
@@ -121,9 +126,7 @@ def test_options_are_those_of_the_table(name: str, evaluated: dict[str, Tree]) -
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=[f"{profile.name}-{hypervisor}" for profile, hypervisor in PAIRS])
-def test_a_guest_with_the_profile_evaluates(
-    pair: tuple[Profile, str], evaluated: dict[str, Tree], described: dict[str, _describe.Description]
-) -> None:
+def test_a_guest_with_the_profile_evaluates(pair: tuple[Profile, str], evaluated: dict[str, Tree]) -> None:
     profile, hypervisor = pair
     name = f"{profile.name}-{hypervisor}"
     host_name = name.replace("_", "-")
@@ -133,7 +136,10 @@ def test_a_guest_with_the_profile_evaluates(
     assert said["microvm"]["vcpu"] == profile.vcpu
     mounted = {volume["mountPoint"]: volume["size"] for volume in said["microvm"]["volumes"]}
     assert mounted == {volume.mount_point: volume.size for volume in profile.volumes}
-    assert described[name].stop_timeout is not None
+
+
+def test_every_profile_has_its_time_to_stop() -> None:
+    assert [name for name, one in described().items() if one.stop_timeout is None] == []
 
 
 @pytest.mark.parametrize("name", list(PROFILES))

@@ -70,7 +70,6 @@ let
     "microvm.vmHostPackages" = pkgs;
     "microvm.kernel" = config.system.build.kernel;
     "microvm.initrdPath" = "${config.system.build.initialRamdisk}/initrd";
-    "microvm.qemu.machine" = if pkgs.stdenv.hostPlatform.isx86_64 then "microvm" else "virt";
     "microvm.qemu.package" = pkgs.qemu_kvm;
     "microvm.graphics.backend" = "gtk";
     "microvm.storeDiskType" = "erofs";
@@ -204,6 +203,9 @@ in
   options.microvm = (declare defaults { inherit config; }).microvm;
 
   config = lib.mkIf cfg.guest.enable {
+    # Set and not a default, as in microvm.nix: another one has to be said with more weight.
+    microvm.qemu.machine = lib.mkDefault (if pkgs.stdenv.hostPlatform.isx86_64 then "microvm" else "virt");
+
     # Of the chosen hypervisor only: nobody asks for another one's.  It contains the
     # system, so evaluating it checks all that is set.
     microvm.runner.${cfg.hypervisor} =

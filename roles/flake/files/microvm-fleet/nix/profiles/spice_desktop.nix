@@ -130,8 +130,9 @@ in
 
       microvm.qemu = {
         # Its machine has VGA, so there is a picture from the first moment on, and PCI for the devices below; the
-        # machine microvm has neither unless shares or microvm.graphics turn PCI on.
-        machine = lib.mkDefault "q35";
+        # machine microvm has neither unless shares or microvm.graphics turn PCI on.  microvm.nix says what it has with
+        # mkDefault, so this is stronger, and weaker than what a user says.
+        machine = lib.mkOverride 900 "q35";
         # As microvm.nix would have it, but for one: it adds a keyboard controller, which q35 has already.
         machineOpts = lib.mkDefault {
           accel = "kvm:tcg";
