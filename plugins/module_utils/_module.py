@@ -24,6 +24,8 @@ class FleetModule(AnsibleModule):  # type: ignore[misc, unused-ignore]
     *noun* is that object's kind; *entries* the option that lists them, or None for a module about one.
     """
 
+    params: t.Any
+
     def __init__(self, *, noun: str, entries: str | None, **options: t.Any) -> None:
         self._noun = noun
         self._entries = entries
@@ -63,6 +65,11 @@ class FleetModule(AnsibleModule):  # type: ignore[misc, unused-ignore]
         kept = {key: value for key, value in entry.items() if value is not None and not str(key).startswith("_ansible")}
         for message in ArgumentSpecValidator(spec).validate(kept).error_messages:
             yield f"{self._noun} {name}: {message}"
+
+    @property
+    def wants_diff(self) -> bool:
+        """Whether the task asks for what differs."""
+        return bool(self._diff)
 
     def fail(self, error: FleetError, **result: t.Any) -> t.NoReturn:
         """End the module with *error*."""
