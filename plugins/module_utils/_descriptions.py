@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import typing as t
@@ -23,9 +24,14 @@ from dataclasses import dataclass
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ansible_collections.microvm.fleet.plugins.module_utils import _files
+from ansible_collections.microvm.fleet.plugins.module_utils import _files, _flake_lock
 from ansible_collections.microvm.fleet.plugins.module_utils._describe import Surroundings
-from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
+from ansible_collections.microvm.fleet.plugins.module_utils._errors import (
+    Busy,
+    CommandError,
+    FleetError,
+    InvalidWish,
+)
 from ansible_collections.microvm.fleet.plugins.module_utils._net_run import network_options
 from ansible_collections.microvm.fleet.plugins.module_utils._net_wish import Network, parse, parse_all
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
@@ -137,11 +143,11 @@ def _walk(directory: str) -> t.Iterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def candidate(paths: Paths, guests: t.Mapping[str, Entry], *, timeout: float = 60) -> t.Iterator[str]:
-    """A copy of the static flake with *guests* as its descriptions, for as long as the block runs.
+def candidate(paths: Paths, static: Static, guests: t.Mapping[str, Entry], *, timeout: float = 60) -> t.Iterator[str]:
+    """A copy of the flake *static* with *guests* as its descriptions, for as long as the block runs.
 
     A copy is locked as long as its process lives, so that one of a killed run is known.  *timeout* in seconds is how
-    long to wait for others that make one.
+    long to wait for others that make one.  Raises Busy when the flake is not what it was when it was observed.
     """
     os.makedirs(paths.candidates, mode=0o755, exist_ok=True)
     directory = os.path.join(paths.candidates, f"{CANDIDATE}{os.getpid()}")
@@ -159,6 +165,13 @@ def candidate(paths: Paths, guests: t.Mapping[str, Entry], *, timeout: float = 6
             copy = os.path.join(directory, place)
             os.makedirs(os.path.dirname(copy), exist_ok=True)
             shutil.copy(path, copy, follow_symlinks=False)
+        if _content(directory) != static.content:
+            # Its runners would be recorded as those of what was observed.
+            raise Busy(
+                f"{FLAKE} was changed while it was read.",
+                field="hypervisor",
+                hint="Another run is at it. Run again when that has ended.",
+            )
         with open(os.path.join(directory, "guests.json"), "w", encoding="utf-8") as stream:
             stream.write(_text(guests))
         yield directory
@@ -174,6 +187,43 @@ def _remove_unlocked(directory: str) -> None:
     finally:
         os.close(handle)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+# Where Nix has copied the flake for an evaluation.
+_COPY = re.compile(r"/nix/store/[0-9a-z]{32}-source(?=/(?:flake\.nix|guests\.json|modules|nix|bases)\b)")
+
+
+def unreadable(paths: Paths, error: CommandError, directory: str) -> FleetError:
+    """The *error* of Nix about the candidate *directory* that it could not read, in words about the flake."""
+    changed = _flake_lock.changed_input(error.stderr, _lock(paths))
+    return changed or FleetError(
+        error.seen.replace(f"path:{directory}", FLAKE).replace(directory, FLAKE),
+        field="hypervisor",
+        hint="Run the role microvm.fleet.flake again: it puts back its files and the lock file.",
+    )
+
+
+def unbuildable(paths: Paths, error: FleetError, name: str) -> FleetError:
+    """The *error* of Nix about guest *name* of a candidate, in words about what the user has written."""
+    changed = _flake_lock.changed_input(getattr(error, "stderr", ""), _lock(paths))
+    if changed is not None:
+        return FleetError(changed.seen, subject=f"guest {name}", field=changed.field, hint=changed.hint)
+    seen = _COPY.sub(FLAKE, error.seen)
+    module = re.search(rf"{FLAKE}/modules/([^:'\s]+)", seen)
+    return FleetError(
+        seen,
+        subject=f"guest {name}",
+        field="hypervisor" if module is None else "modules",
+        hint=error.hint if module is None else f"Correct {module.group(1)} beside the inventory and run again.",
+    )
+
+
+def _lock(paths: Paths) -> _flake_lock.Lock | None:
+    text = _files.read_text(os.path.join(paths.flake, "flake.lock"), 1 << 24)
+    try:
+        return None if text is None else _flake_lock.read_lock(text)
+    except FleetError:
+        return None
 
 
 def _text(guests: t.Mapping[str, Entry]) -> str:

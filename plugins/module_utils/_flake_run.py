@@ -252,6 +252,7 @@ def plan(wish: FlakeWish, observed: Observed, locked: Locked) -> Plan:
         if name not in observed.directories or not observed.directories[name].is_as(None, DIRECTORY_MODE)
     )
     secrets, secret_removals = _plan_secrets(wish, observed)
+    held = set(observed.secrets) - set(secret_removals)
     lock = locked.lock if locked.lock != observed.lock else None
     registry = locked.registry if locked.registry != observed.registry else None
     inputs_before, inputs_after = _inputs(observed.lock), _inputs(locked.lock)
@@ -268,7 +269,9 @@ def plan(wish: FlakeWish, observed: Observed, locked: Locked) -> Plan:
     if registry is not None:
         actions.append("flake: write registry.json")
     actions += [f"guest {path.split('/')[0]}: write the credential {path.split('/')[1]}" for path in sorted(secrets)]
-    actions += [f"guest {path.split('/')[0]}: remove the credential {path.split('/')[1]}" for path in secret_removals]
+    actions += [
+        f"guest {path.split('/')[0]}: remove what a killed run left of a credential" for path in secret_removals
+    ]
     return Plan(
         directories=directories,
         files=files,
@@ -281,15 +284,13 @@ def plan(wish: FlakeWish, observed: Observed, locked: Locked) -> Plan:
         before={
             "inputs": inputs_before,
             "files": {name: _sum(observed.files[name]) for name in (*files, *removals) if name in observed.files},
-            "credentials": sorted(observed.secrets),
+            "credentials": sorted(held),
         },
         after={
             "inputs": inputs_after,
             "files": {name: _digest(content) for name, content in files.items()},
             "credentials": sorted(
-                f"{guest}/{name}" + (" (written anew)" if f"{guest}/{name}" in {*secrets} & {*observed.secrets} else "")
-                for guest, entries in wish.secrets.items()
-                for name in entries
+                path + (" (written anew)" if path in {*secrets} & held else "") for path in {*secrets, *held}
             ),
         },
     )
@@ -337,7 +338,11 @@ def _input_actions(before: t.Mapping[str, str], after: t.Mapping[str, str]) -> t
 
 
 def _plan_secrets(wish: FlakeWish, observed: Observed) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """Credentials to write, and those to remove, of the guests that the wish knows."""
+    """Credentials to write, and what killed runs have left of some, of the guests that the wish knows.
+
+    A guest that is left alone goes on loading what its unit names, whatever is wished of it by now: files that nothing
+    needs any more are removed with the settings that name them, by who writes these.
+    """
     wanted: dict[str, bytes] = {}
     for guest, entries in wish.secrets.items():
         for name, secret in entries.items():
@@ -347,7 +352,8 @@ def _plan_secrets(wish: FlakeWish, observed: Observed) -> tuple[dict[str, bytes]
         for path, content in wanted.items()
         if path not in observed.secrets or not observed.secrets[path].is_as(content, SECRET_MODE)
     }
-    return writes, tuple(sorted(set(observed.secrets) - set(wanted)))
+    left = {path for path in observed.secrets if path.split("/")[1].startswith(_files.TEMPORARY)}
+    return writes, tuple(sorted(left))
 
 
 def _content(secret: Secret, observed: Observed) -> bytes:

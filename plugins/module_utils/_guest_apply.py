@@ -20,7 +20,6 @@ import shutil
 import stat
 import time
 import typing as t
-from dataclasses import dataclass, field
 
 from ansible_collections.microvm.fleet.plugins.module_utils import _files, _nix, _systemd
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
@@ -33,10 +32,12 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import (
     Autostart,
     Create,
     Describe,
+    Discard,
     Forget,
     GuestPlan,
     Keep,
     Mark,
+    Outcome,
     Reload,
     Remove,
     Root,
@@ -73,19 +74,6 @@ NO_DATA: t.Final = frozenset(
 
 # A step in parts: before it is resumed, what it has noted has to be flushed.
 Parts = t.Generator[None, None, None]
-
-
-@dataclass
-class Outcome:
-    """What became of one guest's plan."""
-
-    error: FleetError | None = None
-    # The hypervisor had to be killed, because the guest did not end within its time.
-    killed: bool = False
-    # Where its volumes are, if it was removed and had any.
-    kept: str | None = None
-    left: list[str] = field(default_factory=list)
-    done: list[Step] = field(default_factory=list)
 
 
 class Apply:
@@ -149,6 +137,8 @@ class Apply:
             _systemd.reload(self.commands)
         self._each_or_all(self._autostarts(plans, enable=True), _systemd.enable)
         self._start(self._with(plans, Start))
+        for plan in self._with(plans, Discard):
+            self._discard(plan)
 
     def _with(self, plans: t.Sequence[GuestPlan], kind: type[Step]) -> list[GuestPlan]:
         """Plans that are still without an error and have a step of this *kind*."""
@@ -294,9 +284,26 @@ class Apply:
         else:
             outcome.done.append(Mark(plan.name))
 
+    def _discard(self, plan: GuestPlan) -> None:
+        """After everything else, when no unit can ask for them any more.  A file that is back is removed again."""
+        step = next(step for step in plan.steps if isinstance(step, Discard))
+        directory = self.paths.credentials(plan.name)
+        try:
+            for name in step.names:
+                _files.remove(os.path.join(directory, name))
+            _files.sync_directory(directory)
+        except OSError as error:
+            self.outcomes[plan.name].error = _broken(plan, step, error)
+        else:
+            self.outcomes[plan.name].done.append(step)
+
     def _keep(self, plan: GuestPlan, step: Keep, unflushed: _files.Unflushed) -> None:
         _files.make_directory(self.paths.root_of(plan.name), unflushed=unflushed)
-        _files.write_link(self.paths.root_of(plan.name, str(step.number)), step.runner, unflushed=unflushed)
+        link, staged = self.paths.root_of(plan.name, str(step.number)), self.paths.root_of(plan.name, "staged")
+        if _files.read_link(staged) == step.runner:
+            _files.copy_link(link, staged, unflushed=unflushed)
+        else:
+            _files.write_link(link, step.runner, unflushed=unflushed)
 
     def _forget(self, plan: GuestPlan, step: Forget, unflushed: _files.Unflushed) -> Parts:
         yield

@@ -118,6 +118,8 @@ class Guest:
     settings: str | None = None
     # Settings of its virtiofs daemons.
     share_settings: str | None = None
+    # Names of the credentials whose files are there.
+    credentials: tuple[str, ...] = ()
     runner: Runner | None = None
     files: tuple[str, ...] = ()
 
@@ -159,6 +161,7 @@ class Guest:
             or self.autostart
             or self.settings is not None
             or self.share_settings is not None
+            or self.credentials
             or self.unit.up
         )
 
@@ -193,9 +196,10 @@ def observe(paths: Paths, commands: Commands, names: t.Iterable[str] | None = No
     roots = frozenset(_entries(paths.microvm_roots))
     rooted = frozenset(_entries(paths.roots))
     known = frozenset(_entries(paths.fleet))
+    secrets = frozenset(_entries(paths.credentials()))
     littered = {name for entry in roots for name in litter_of(entry)}
     marks = frozenset(_entries(paths.marks))
-    wanted = found | rooted | known | set(units) if names is None else set(names)
+    wanted = found | rooted | known | secrets | set(units) if names is None else set(names)
     if nixos and names is None:
         wanted |= wants | {match.group(1) for match in map(_SET_UP.fullmatch, drop_ins) if match}
     guests = {
@@ -210,6 +214,7 @@ def observe(paths: Paths, commands: Commands, names: t.Iterable[str] | None = No
             interrupted=name in marks,
             rooted=name in rooted,
             known=name in known,
+            secrets=name in secrets,
             units=drop_ins,
             nixos=nixos,
         )
@@ -272,6 +277,7 @@ def _guest(
     roots: frozenset[str],
     rooted: bool,
     known: bool,
+    secrets: bool,
     litter: bool,
     interrupted: bool,
     units: set[str],
@@ -315,6 +321,7 @@ def _guest(
         autostart=autostart,
         settings=_drop_in(paths.settings(name), nixos=nixos) if set_up else None,
         share_settings=_drop_in(paths.share_settings(name), nixos=nixos) if shares_set_up else None,
+        credentials=_credentials(paths, name) if secrets else (),
         runner=_runner(paths, current, record),
         files=files,
     )
@@ -334,6 +341,10 @@ def _drop_in(path: str, *, nixos: bool) -> str | None:
     text = read_text(os.path.join(os.path.dirname(path), "overrides.conf")) or ""
     lines = sorted((line for line in text.splitlines() if line.startswith(_SET)), key=lambda line: line.split(":")[0])
     return "".join(f"{line}\n" for line in ("[Service]", *lines)) if lines else None
+
+
+def _credentials(paths: Paths, name: str) -> tuple[str, ...]:
+    return tuple(sorted(entry for entry in _entries(paths.credentials(name)) if not entry.startswith(TEMPORARY)))
 
 
 def _installs_once(paths: Paths, name: str) -> bool:

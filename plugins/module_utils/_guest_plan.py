@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import Runner, runner_of_dict
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
@@ -257,6 +257,16 @@ class Start(Step):
 
 
 @dataclass(frozen=True)
+class Discard(Step):
+    """Remove the files of credentials that no unit of the guest loads, and that nobody wishes for."""
+
+    names: tuple[str, ...]
+
+    def words(self) -> str:
+        return f"{self.guest}: discard the credential{'s' if len(self.names) > 1 else ''} {', '.join(self.names)}"
+
+
+@dataclass(frozen=True)
 class Remove(Step):
     """Take away the state directory, roots and record; volumes are moved aside unless *purge*."""
 
@@ -289,14 +299,32 @@ class GuestPlan:
         return [step.words() for step in spoken]
 
 
+@dataclass
+class Outcome:
+    """What became of one guest's plan."""
+
+    error: FleetError | None = None
+    # The hypervisor had to be killed, because the guest did not end within its time.
+    killed: bool = False
+    # Where its volumes are, if it was removed and had any.
+    kept: str | None = None
+    left: list[str] = field(default_factory=list)
+    done: list[Step] = field(default_factory=list)
+
+
+def asks(wish: GuestWish, guest: Guest) -> bool:
+    """Whether this run needs a runner: only for a guest that is missing, or that is to be updated."""
+    if wish.state == "absent" or guest.owner == "nixos":
+        return False
+    return not guest.exists or wish.update != "never"
+
+
 def source(wish: GuestWish, guest: Guest) -> Source | None:
     """Where the runner comes from that this run needs, or None when it needs none.
 
-    Only a guest that is missing, or that is to be updated, needs one.  Raises InvalidWish when there is none to be had.
+    Raises InvalidWish when there is none to be had.
     """
-    if wish.state == "absent" or guest.owner == "nixos":
-        return None
-    if guest.exists and wish.update == "never":
+    if not asks(wish, guest):
         return None
     if wish.runner is not None:
         return Source(runner=wish.runner)
@@ -337,6 +365,8 @@ def plan(wish: GuestWish, guest: Guest, target: Target | None) -> GuestPlan:
     """The steps for one guest.  *target* is what `source` asked for, None where it asked for nothing."""
     try:
         steps = tuple(_absent(wish, guest) if wish.state == "absent" else _present(wish, guest, target))
+        if wish.state != "absent":
+            steps += tuple(_discard(wish, guest, steps))
         if steps:
             _refuse(wish, guest)
         if target is not None:
@@ -412,7 +442,7 @@ def _absent(wish: GuestWish, guest: Guest) -> t.Iterator[Step]:
         yield Stop(guest.name)
     if guest.autostart:
         yield Autostart(guest.name, enable=False)
-    kept = guest.settings is not None or guest.share_settings is not None
+    kept = guest.settings is not None or guest.share_settings is not None or guest.credentials
     if guest.directory or guest.known or guest.rooted or guest.roots or kept:
         # Of what a killed creation left there is no record yet.
         if guest.described or (guest.record is None and guest.rooted):
@@ -561,6 +591,23 @@ def _settle(wish: GuestWish, guest: Guest, credentials: t.Mapping[str, tuple[str
         yield Reload(name)
 
 
+def _discard(wish: GuestWish, guest: Guest, steps: t.Iterable[Step]) -> t.Iterator[Step]:
+    """Credentials that nothing needs any more once *steps* are done.
+
+    A guest that is left alone goes on loading those that it was made with, whatever is wished of it by now, and does
+    not start without them.  A wish that says nothing of where the guest comes from says nothing of credentials.
+    """
+    if not guest.credentials or (wish.flake is None and wish.runner is None):
+        return
+    texts = {UNIT: guest.settings, SHARES_UNIT: guest.share_settings}
+    texts.update({step.unit: step.text for step in steps if isinstance(step, Settings)})
+    needed = {name for text in texts.values() for name, _file in _LOADED.findall(text or "")}
+    needed.update(wish.description["credentials"] if wish.description is not None else ())
+    names = tuple(name for name in guest.credentials if name not in needed)
+    if names:
+        yield Discard(guest.name, names)
+
+
 def _surplus(wish: GuestWish, guest: Guest, current: str | None, *, runs: bool) -> tuple[int, ...]:
     """Generations to be dropped: the oldest beyond the number to keep, but none that runs or is to run."""
     generations = list(guest.generations)
@@ -689,10 +736,19 @@ def unprepared(plans: t.Sequence[GuestPlan], host: Host) -> tuple[GuestPlan, ...
     )
 
 
-def beyond(plans: t.Sequence[GuestPlan], host: Host) -> tuple[GuestPlan, ...]:
-    """The plans, with an error for each that would change what a NixOS host's system says, as only a switch does."""
+def beyond(plans: t.Sequence[GuestPlan], host: Host, *, switch_ahead: bool = False) -> tuple[GuestPlan, ...]:
+    """The plans, with an error for each that would change what a NixOS host's system says, as only a switch does.
+
+    With *switch_ahead* without those changes instead: a switch that comes before makes them.
+    """
     if not host.nixos:
         return tuple(plans)
+    if switch_ahead:
+        of_system = (Autostart, Settings)
+        return tuple(
+            dataclasses.replace(each, steps=tuple(step for step in each.steps if not isinstance(step, of_system)))
+            for each in plans
+        )
     return tuple(
         each if each.error is not None or error is None else dataclasses.replace(each, steps=(), error=error)
         for each, error in ((each, _beyond(each)) for each in plans)

@@ -10,37 +10,31 @@ Private to the collection: it may change at any time.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import functools
 import os
 import resource
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.microvm.fleet.plugins.module_utils import _files, _nix
+from ansible_collections.microvm.fleet.plugins.module_utils import _files
 from ansible_collections.microvm.fleet.plugins.module_utils import _guest_plan as planner
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import read_runner
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish, explaining
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_apply import Apply, Outcome
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest, Host, describe, observe
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import GuestPlan, Target
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import GuestPlan, Outcome, Target
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
-    DESCRIBED,
     GuestWish,
+    Limits,
     absent,
     name_faults,
     read_wishes,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 
-
-@dataclass(frozen=True)
-class Limits:
-    """How long the parts of a run may take, in seconds."""
-
-    evaluate: int = 600
-    build: int = 3600
-    lock: int = 60
+if t.TYPE_CHECKING:  # pragma: no cover
+    from ansible_collections.microvm.fleet.plugins.module_utils._guest_apply import Apply
+    from ansible_collections.microvm.fleet.plugins.module_utils._guest_source import Sources
 
 
 def limits_spec() -> dict[str, t.Any]:
@@ -100,182 +94,6 @@ class Result:
         return [result["msg"] for result in self.results if result["failed"]]
 
 
-class Sources:
-    """Runners of guests by their sources: every flake is resolved and evaluated once, whatever the number of guests."""
-
-    def __init__(self, paths: Paths, commands: Commands, limits: Limits, *, keep: bool) -> None:
-        self.paths = paths
-        self.commands = commands
-        self.limits = limits
-        self.keep = keep
-        self._flakes: dict[str, _nix.Flake | FleetError] = {}
-        self._targets: dict[tuple[str, str], Target | FleetError] = {}
-
-    def targets(self, wishes: t.Iterable[GuestWish], host: Host) -> dict[str, Target | FleetError]:
-        """The target, or the error, of each guest that needs a runner in this run."""
-        answers: dict[str, Target | FleetError] = {}
-        unknown: dict[_nix.Flake, list[GuestWish]] = {}
-        described = []
-        for wish in wishes:
-            guest = host.guest(wish.name)
-            try:
-                source = planner.source(wish, guest)
-            except FleetError as error:
-                answers[wish.name] = error
-                continue
-            if source is None:
-                continue
-            if source.runner is not None:
-                answers[wish.name] = Target(runner=read_runner(self.paths, source.runner), source=source.runner)
-            elif source.flake == DESCRIBED:
-                described.append(wish)
-            elif source.flake is not None:
-                flake = self._flake(source.flake, wish)
-                if isinstance(flake, FleetError):
-                    answers[wish.name] = flake
-                    continue
-                recorded = planner.recorded(guest, source.flake, flake.identity)
-                if recorded is not None:
-                    answers[wish.name] = recorded
-                else:
-                    unknown.setdefault(flake, []).append(wish)
-        for flake, some in unknown.items():
-            answers.update(self._evaluated(flake, some))
-        if described:
-            answers.update(self._described(described, host))
-        return answers
-
-    def _flake(self, reference: str, wish: GuestWish) -> _nix.Flake | FleetError:
-        if reference not in self._flakes:
-            try:
-                self._flakes[reference] = _nix.resolve(self.commands, reference, timeout=self.limits.evaluate)
-            except FleetError as error:
-                self._flakes[reference] = error
-        flake = self._flakes[reference]
-        if isinstance(flake, FleetError):
-            return FleetError(flake.seen, subject=wish.subject, field="flake", hint=flake.hint)
-        return flake
-
-    def _evaluated(self, flake: _nix.Flake, wishes: t.Sequence[GuestWish]) -> dict[str, Target | FleetError]:
-        names = [wish.name for wish in wishes if (flake.reference, wish.name) not in self._targets]
-        if names:
-            answers = _nix.evaluate(self.commands, flake, names, timeout=self.limits.evaluate, keep=self.keep)
-            for name, answer in answers.items():
-                self._targets[flake.reference, name] = (
-                    Target(runner=answer.runner, source=answer.derivation, flake=flake.reference, locked=flake.identity)
-                    if isinstance(answer, _nix.Evaluated)
-                    else answer
-                )
-        return {wish.name: self._targets[flake.reference, wish.name] for wish in wishes}
-
-    def _described(self, wishes: t.Sequence[GuestWish], host: Host) -> dict[str, Target | FleetError]:
-        """The same for guests of the static flake, by descriptions that are not written there yet."""
-        # Loaded for those who describe guests only: most runs never need it.
-        from ansible_collections.microvm.fleet.plugins.module_utils import (  # noqa: PLC0415
-            _descriptions,
-            _hypervisors,
-        )
-
-        answers: dict[str, Target | FleetError] = {}
-        try:
-            static = _descriptions.observe(self.paths)
-        except FleetError as error:
-            return {wish.name: _of(wish, error) for wish in wishes}
-        entries: dict[str, t.Mapping[str, t.Any]] = {}
-        unknown: dict[str, str] = {}
-        for wish in wishes:
-            name, before = wish.name, static.guests.get(wish.name)
-            entry = wish.description or before
-            if entry is None:
-                answers[name] = InvalidWish(
-                    f"{_descriptions.FILE} has no description of it.",
-                    subject=wish.subject,
-                    field="hypervisor",
-                    hint="Describe it: give hypervisor, and what else it is to have.",
-                )
-                continue
-            clash = _claimed(wish, static)
-            if clash is not None:
-                answers[name] = clash
-                continue
-            entries[name] = entry
-            identity = static.identity(name, entry)
-            known = planner.recorded(host.guest(name), DESCRIBED, identity)
-            answer = known if known is not None else self._targets.get((identity, name))
-            if answer is None:
-                unknown[name] = identity
-            else:
-                answers[name] = answer
-        if unknown:
-            answers.update(self._candidates(_descriptions, {**static.guests, **entries}, unknown))
-        for name, entry in entries.items():
-            answer = answers[name]
-            if isinstance(answer, Target):
-                unit = _hypervisors.CREDENTIAL_UNITS.get(entry["hypervisor"])
-                answers[name] = dataclasses.replace(
-                    answer,
-                    description=entry,
-                    described=static.guests.get(name),
-                    credentials={} if unit is None else {unit: tuple(entry["credentials"])},
-                )
-        return answers
-
-    def _candidates(
-        self, descriptions: t.Any, guests: t.Mapping[str, t.Mapping[str, t.Any]], unknown: t.Mapping[str, str]
-    ) -> dict[str, Target | FleetError]:
-        """Targets of the guests *unknown* (name to identity) of the static flake, if it described *guests*."""
-        with descriptions.candidate(self.paths, guests, timeout=max(self.limits.lock, 10)) as directory:
-            try:
-                copy = _nix.resolve(self.commands, f"path:{directory}", timeout=self.limits.evaluate)
-            except FleetError as error:
-                seen = error.seen.replace(f"path:{directory}", descriptions.FLAKE)
-                hint = "Run the role microvm.fleet.flake again: it puts back its files and the lock file."
-                return {
-                    name: FleetError(seen, subject=f"guest {name}", field="hypervisor", hint=hint) for name in unknown
-                }
-            flake = dataclasses.replace(copy, reference=DESCRIBED)
-            found = _nix.evaluate(self.commands, flake, list(unknown), timeout=self.limits.evaluate, keep=self.keep)
-        for name, answer in found.items():
-            identity = unknown[name]
-            self._targets[identity, name] = (
-                Target(runner=answer.runner, source=answer.derivation, flake=DESCRIBED, locked=identity)
-                if isinstance(answer, _nix.Evaluated)
-                else answer
-            )
-        return {name: self._targets[identity, name] for name, identity in unknown.items()}
-
-
-def _of(wish: GuestWish, error: FleetError) -> FleetError:
-    """The *error* of all as one of this guest."""
-    return FleetError(error.seen, subject=wish.subject, field=error.field, hint=error.hint)
-
-
-def _claimed(wish: GuestWish, static: t.Any) -> FleetError | None:
-    """What of *wish* another guest that is described on the host has, or the host itself.
-
-    Most of it is compared with the runners of all guests; addresses are in no runner.
-    """
-    if wish.name == static.host:
-        return InvalidWish(
-            "the host itself has this name in its flake.",
-            subject=wish.subject,
-            field="name",
-            hint="Give the guest another name.",
-        )
-    mine = {address for interface in wish.interfaces for address in interface.addresses}
-    for other, entry in sorted(static.guests.items()) if mine else ():
-        for interface in entry.get("interfaces", ()) if other != wish.name else ():
-            for address in interface.get("addresses", ()):
-                if address.partition("/")[0] in mine:
-                    return InvalidWish(
-                        f"its address {address.partition('/')[0]} is also that of guest {other} on this host.",
-                        subject=wish.subject,
-                        field="interfaces",
-                        hint="Give each guest its own.",
-                    )
-    return None
-
-
 @explaining()
 def converge(
     wishes: t.Sequence[GuestWish],
@@ -286,21 +104,32 @@ def converge(
     check: bool,
     all_guests: bool,
     prune: bool = False,
+    switch_ahead: bool = False,
 ) -> Result:
     """Bring guests to what is wished of them, or (with *check*) say what would be done.
 
     With *all_guests* the wishes are those of the whole host: guests that no wish names are orphans, and with *prune*
-    those that the collection made are removed.  Raises FleetError when nothing could be done at all; what fails for
-    one guest is in its result.
+    those that the collection made are removed.  With *check* and *switch_ahead* the system of a NixOS host counts as
+    one that says of units what is wished.  Raises FleetError when nothing could be done at all; what fails for one
+    guest is in its result.
     """
-    sources = Sources(paths, commands, limits, keep=not check)
+
+    @functools.lru_cache(maxsize=None)
+    def sources() -> Sources:
+        # Loaded for those that need a runner only: most runs need none.
+        from ansible_collections.microvm.fleet.plugins.module_utils._guest_source import (  # noqa: PLC0415
+            Sources,
+        )
+
+        return Sources(paths, commands, limits, keep=not check)
+
     names = None if all_guests else [wish.name for wish in wishes]
     host = observe(paths, commands, names)
-    plans = _plans(wishes, host, sources, prune=prune)
+    plans = _plans(wishes, host, sources, prune=prune, switch_ahead=check and switch_ahead)
     if names is not None and any(plan.target is not None for plan in plans):
         # What a new runner claims is compared with all guests of the host.
         host = observe(paths, commands)
-        plans = _plans(wishes, host, sources, prune=prune)
+        plans = _plans(wishes, host, sources, prune=prune, switch_ahead=check and switch_ahead)
     result = Result()
     leftovers = [entry for entry in host.leftovers if names is None or _left_by(entry) in names]
     if check or not (leftovers or any(plan.steps for plan in plans)):
@@ -309,6 +138,11 @@ def converge(
         with _locks(paths, plans, leftovers, limits, exclusive=prune and all_guests):
             host = observe(paths, commands)
             plans = _plans(wishes, host, sources, prune=prune)
+            # Loaded for runs that change something only.
+            from ansible_collections.microvm.fleet.plugins.module_utils._guest_apply import (  # noqa: PLC0415
+                Apply,
+            )
+
             work = Apply(paths, commands, build_timeout=limits.build, lock_timeout=limits.lock)
             # What has come since may be the work of a run that is at it.
             outcomes = _apply(work, paths, host, plans, [entry for entry in host.leftovers if entry in leftovers])
@@ -328,7 +162,14 @@ def converge(
     return result
 
 
-def _plans(wishes: t.Sequence[GuestWish], host: Host, sources: Sources, *, prune: bool) -> tuple[GuestPlan, ...]:
+def _plans(
+    wishes: t.Sequence[GuestWish],
+    host: Host,
+    sources: t.Callable[[], Sources],
+    *,
+    prune: bool,
+    switch_ahead: bool = False,
+) -> tuple[GuestPlan, ...]:
     """All plans, wishes first, in their order; then the orphans that are to be removed."""
     wished = {wish.name for wish in wishes}
     everything = list(wishes)
@@ -336,7 +177,8 @@ def _plans(wishes: t.Sequence[GuestWish], host: Host, sources: Sources, *, prune
         everything += [
             absent(name) for name, guest in sorted(host.guests.items()) if name not in wished and _prunable(guest)
         ]
-    targets = sources.targets(everything, host)
+    asking = any(planner.asks(wish, host.guest(wish.name)) for wish in everything)
+    targets = sources().targets(everything, host) if asking else {}
     plans = []
     for wish in everything:
         guest, target = host.guest(wish.name), targets.get(wish.name)
@@ -344,7 +186,7 @@ def _plans(wishes: t.Sequence[GuestWish], host: Host, sources: Sources, *, prune
             plans.append(GuestPlan(wish, guest, error=target))
         else:
             plans.append(planner.plan(wish, guest, target))
-    return planner.beyond(planner.unprepared(planner.conflicts(plans, host), host), host)
+    return planner.beyond(planner.unprepared(planner.conflicts(plans, host), host), host, switch_ahead=switch_ahead)
 
 
 def _left_by(entry: str) -> str:
@@ -355,7 +197,7 @@ def _left_by(entry: str) -> str:
 def _prunable(guest: Guest) -> bool:
     if guest.record is None:
         # What is left of a removal that was killed.
-        return guest.known and not guest.directory
+        return (guest.known or bool(guest.credentials)) and not guest.directory
     return guest.owner == "fleet" and not guest.record.protect
 
 

@@ -61,6 +61,15 @@ _PATH_SCHEMES = ("path:", "git+file:", "hg+file:", "tarball+file:", "file+file:"
 
 
 @dataclass(frozen=True)
+class Limits:
+    """How long the parts of a run may take, in seconds."""
+
+    evaluate: int = 600
+    build: int = 3600
+    lock: int = 60
+
+
+@dataclass(frozen=True)
 class InterfaceWish:
     """What the operator knows of one interface of a guest; compared with what the guest's runner has."""
 

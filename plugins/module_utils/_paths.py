@@ -115,9 +115,9 @@ class Paths:
         """The drop-in with the settings of the virtiofs daemons of guest *name*."""
         return os.path.join(self.units, f"microvm-virtiofsd@{name}.service.d", "50-microvm-fleet.conf")
 
-    def credentials(self, name: str, *parts: str) -> str:
-        """A path among the credentials of guest *name*, which only root reads."""
-        return os.path.join(self._at("var/lib/microvm-fleet/credentials"), name, *parts)
+    def credentials(self, *parts: str) -> str:
+        """A path among credentials, which only root reads: below the guest's name, the names of its credentials."""
+        return os.path.join(self._at("var/lib/microvm-fleet/credentials"), *parts)
 
     def store(self, path: str) -> str:
         """Where the store path *path* is read."""

@@ -343,6 +343,13 @@ options:
     type: str
     choices: [never, stage, activate]
     default: never
+  switch_ahead:
+    description:
+      - Used in check mode, on a NixOS host, where autostart and settings of units are parts of the system. Whether a
+        run would have switched the host, before this task, to a system that has what O(guests) say of them.
+      - Without it, what the system that runs does not have is an error.
+    type: bool
+    default: false
 seealso:
   - module: microvm.fleet.microvm_guest
   - module: microvm.fleet.microvm_guest_info
@@ -637,6 +644,7 @@ def main() -> t.NoReturn:
             "guests": guests_spec(),
             "prune": {"type": "bool", "default": False},
             "update": {"type": "str", "choices": list(UPDATES), "default": "never"},
+            "switch_ahead": {"type": "bool", "default": False},
             **surroundings_spec(),
             **limits_spec(),
         },
@@ -652,6 +660,7 @@ def main() -> t.NoReturn:
             check=module.check_mode,
             all_guests=True,
             prune=module.params["prune"],
+            switch_ahead=module.params["switch_ahead"],
         )
     except FleetError as error:
         module.fail(error)

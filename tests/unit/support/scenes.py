@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from ansible_collections.microvm.fleet.plugins.module_utils._describe import Surroundings
 from ansible_collections.microvm.fleet.plugins.module_utils._descriptions import networks_of
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_run import Limits, Result, converge
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import read_wishes
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_run import Result, converge
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import Limits, read_wishes
 from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FLAKE, FakeHost, Spec
 
 Wishes = list[dict[str, t.Any]]

@@ -452,15 +452,25 @@ def test_a_changed_credential_is_written_and_never_shown(run: Run, paths: FlakeP
     assert secrets_of(paths) == {"k1/token": (b"new-secret", "0o600")}
 
 
-def test_credentials_that_a_guest_has_no_more_are_removed(run: Run, paths: FlakePaths) -> None:
+def test_credentials_that_a_guest_has_no_more_stay_for_its_unit(run: Run, paths: FlakePaths) -> None:
     two = {"a": Secret(content=b"1"), "b": Secret(content=b"2")}
     run(wish_of(secrets={"k1": two, "k2": two}))
-    result = run(wish_of(secrets={"k1": {"a": Secret(content=b"1")}}))
-    assert result.actions == ["guest k1: remove the credential b"]
-    assert sorted(secrets_of(paths)) == ["k1/a", "k2/a", "k2/b"], "of guests that are not named, nothing is known"
-    run(wish_of(secrets={"k1": {}}))
-    assert not Path(paths.credentials, "k1").exists()
-    assert not run(wish_of(secrets={"k1": {}})).changed
+    for secrets in ({"k1": {"a": Secret(content=b"1")}}, {"k1": {}}):
+        result = run(wish_of(secrets=secrets))
+        assert not result.changed
+        assert sorted(secrets_of(paths)) == ["k1/a", "k1/b", "k2/a", "k2/b"]
+
+
+def test_what_a_killed_run_left_of_a_credential_is_removed(run: Run, paths: FlakePaths) -> None:
+    secrets = {"k1": {"token": Secret(content=b"tok")}}
+    run(wish_of(secrets=secrets))
+    left = Path(paths.credentials, "k1", f"{_files.TEMPORARY}token.1")
+    left.write_bytes(b"to")
+    result = run(wish_of(secrets=secrets))
+    assert result.actions == ["guest k1: remove what a killed run left of a credential"]
+    assert result.before["credentials"] == result.after["credentials"] == ["k1/token"]
+    assert not left.exists()
+    assert not run(wish_of(secrets=secrets)).changed
 
 
 def test_a_file_of_the_host_that_is_missing_is_named_before_anything_is_done(run: Run, flake: Path) -> None:

@@ -74,6 +74,14 @@ def test_what_only_a_switch_changes_is_refused(step: planner.Step, option: str, 
     assert beyond(elsewhere, nixos=False) == elsewhere
 
 
+def test_what_a_switch_ahead_changes_is_left_to_it() -> None:
+    one = plan(Autostart("web1", enable=True), Settings("web1", text=""), Start("web1"), settings=AS_WRITTEN)
+    assert planner.beyond([one], Host({}, nixos=True), switch_ahead=True)[0].steps == (Start("web1"),)
+    assert planner.beyond([one], Host({}), switch_ahead=True) == (one,)
+    gone = plan(Remove("web1", purge=False), settings=AS_WRITTEN)
+    assert planner.beyond([gone], Host({}, nixos=True), switch_ahead=True) == (gone,)
+
+
 def test_all_else_is_done() -> None:
     for one in (plan(Start("web1")), plan(Remove("web1", purge=False)), plan()):
         assert beyond(one) == one

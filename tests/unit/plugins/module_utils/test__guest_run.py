@@ -24,14 +24,13 @@ from ansible_collections.microvm.fleet.plugins.module_utils import _files
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import Busy, FleetError, InvalidWish
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import observe
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_run import (
-    Limits,
     Result,
     converge,
     inspect,
     limits_of,
     limits_spec,
 )
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import read_wishes
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import Limits, read_wishes
 from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FLAKE, FakeHost, Spec
 from ansible_collections.microvm.fleet.tests.unit.support.scenes import SCENES, ran, run, wish
 
