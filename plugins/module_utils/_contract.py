@@ -150,6 +150,21 @@ def read_runner(paths: Paths, path: str) -> Runner:
     ``bin/microvm-run`` has *runs* unset.  The MAC of a tap is not in the package, so it is None.
     """
     there = paths.store(path)
+    known = _known.get(there)
+    if known is not None and os.path.lexists(there):
+        return known
+    runner = _read_runner(there, path)
+    if runner.runs:
+        # What is in the store never changes.
+        _known[there] = runner
+    return runner
+
+
+# Runners that this process has read, by where they are: a run observes a host more than once.
+_known: dict[str, Runner] = {}
+
+
+def _read_runner(there: str, path: str) -> Runner:
     name = _NAME.match(os.path.basename(path)[33:])
     hypervisor, host_name = name.groups() if name else (None, None)
     try:

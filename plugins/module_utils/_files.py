@@ -176,6 +176,21 @@ def write_link(path: str, target: str, *, unflushed: Unflushed | None = None) ->
     _note(os.path.dirname(path), unflushed)
 
 
+def copy_link(path: str, link: str, *, unflushed: Unflushed) -> None:
+    """Make *path* a symbolic link to what *link* is one to, replacing a link that is there.
+
+    Both names are of one file, as far as the filesystem can (link(2)): a tenth of the work of another, and none to
+    remove the first name later.
+    """
+    try:
+        os.link(link, path, follow_symlinks=False)
+        os.utime(path, follow_symlinks=False)
+    except OSError:
+        write_link(path, os.readlink(link), unflushed=unflushed)
+    else:
+        unflushed.add(os.path.dirname(path))
+
+
 def _replace_link(path: str, target: str) -> None:
     temporary = beside(path)
     with contextlib.suppress(FileNotFoundError):
@@ -222,12 +237,24 @@ def read_link(path: str) -> str | None:
 
 
 def read_text(path: str, limit: int = 1 << 20) -> str | None:
-    """The text of the file *path*, at most *limit* characters; None when there is none."""
+    """The text of the file *path*, at most *limit* bytes of it; None when there is none."""
+    # A run reads some files of every guest: a third of the calls of a stream.
     try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read(limit)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    content = b""
+    try:
+        while len(content) < limit:
+            part = os.read(handle, min(limit - len(content), 1 << 16))
+            if not part:
+                break
+            content += part
+    except IsADirectoryError:
+        return None
+    finally:
+        os.close(handle)
+    return content.decode("utf-8", "replace")
 
 
 @contextlib.contextmanager

@@ -54,9 +54,8 @@ def sections(payload: str, directory: str | None = None) -> list[tuple[str, floa
     subprocess.run([sys.executable, payload, "explode"], stdout=subprocess.DEVNULL, check=True)
     if directory is not None:
         reset(directory)
-    answer = subprocess.run(
-        [sys.executable, os.path.join(HERE, "sections.py"), exploded], stdout=subprocess.PIPE, check=True, text=True
-    )
+    program = [sys.executable, os.path.join(HERE, "sections.py"), exploded, *(("applies",) if directory else ())]
+    answer = subprocess.run(program, stdout=subprocess.PIPE, check=True, text=True)
     found: list[tuple[str, float]] = list(json.loads(answer.stdout.splitlines()[-1]))
     found.append(("start of Python", start))
     rest = float(str(whole["seconds"])) - sum(seconds for _what, seconds in found)

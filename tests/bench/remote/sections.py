@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Runs the module of an exploded payload on the host and says where its time goes.
 
-Usage: sections.py DEBUG_DIR, the directory that ``AnsiballZ_*.py explode`` names.  Functions are wrapped before those
-modules are loaded that take them over by name; the time of one is without that of those that it calls.
+Usage: sections.py DEBUG_DIR [applies], the directory that ``AnsiballZ_*.py explode`` names, and whether the run changes
+something.  Functions are wrapped before those modules are loaded that take them over by name; the time of one is
+without that of those that it calls.
 """
 
 from __future__ import annotations
@@ -91,12 +92,14 @@ class Clock:
         commands.run = timed
 
 
-def main(directory: str) -> None:
-    """Run the module, and print the sections as the last line."""
+def main(directory: str, *, applies: bool) -> None:
+    """Run the module, and print the sections as the last line.  Only a run that *applies* loads what does."""
     clock = Clock()
     sys.path.insert(0, directory)
     basic = clock.section("loading Ansible's part", lambda: importlib.import_module("ansible.module_utils.basic"))
     for name, holder, function, section in WRAPPED:
+        if name == "_guest_apply" and not applies:
+            continue
         module = clock.section("loading the collection", functools.partial(importlib.import_module, UTILS + name))
         clock.wrap(getattr(module, holder) if holder else module, function, section)
     clock.wrap_commands(importlib.import_module(UTILS + "_command").Commands)
@@ -120,4 +123,4 @@ def main(directory: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], applies="applies" in sys.argv[2:])

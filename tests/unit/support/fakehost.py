@@ -492,7 +492,19 @@ class Killed(BaseException):
 class Killer:
     """Ends what runs within it before its change number *at* (from 0), and lets nothing be tidied up afterwards."""
 
-    CHANGES = ("rename", "symlink", "unlink", "mkdir", "rmdir", "chown", "chmod", "fchown", "fchmod", "ftruncate")
+    CHANGES = (
+        "rename",
+        "link",
+        "symlink",
+        "unlink",
+        "mkdir",
+        "rmdir",
+        "chown",
+        "chmod",
+        "fchown",
+        "fchmod",
+        "ftruncate",
+    )
 
     def __init__(self, host: FakeHost, at: int | None) -> None:
         self.host = host

@@ -4,7 +4,7 @@
 
 """Stands for the interpreter of one module: kills it when it is about to do $KILL_ON to the path $KILL_AT.
 
-$KILL_ON has events of the interpreter's audit table: os.symlink, os.rename (to that path), os.remove.
+$KILL_ON has events of the interpreter's audit table: os.symlink, os.link and os.rename (to that path), os.remove.
 
 The module comes on standard input, as Ansible sends it with pipelining.
 """

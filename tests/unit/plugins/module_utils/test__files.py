@@ -111,6 +111,35 @@ def test_write_link_that_fails_leaves_the_old(tmp_path: Path, monkeypatch: pytes
     assert entries(tmp_path) == ["link"]
 
 
+def test_copy_link_is_another_name_and_of_now(tmp_path: Path) -> None:
+    link, copy, unflushed = tmp_path / "staged", tmp_path / "1", _files.Unflushed()
+    link.symlink_to("/nix/store/x")
+    os.utime(link, (1, 1), follow_symlinks=False)
+    _files.copy_link(str(copy), str(link), unflushed=unflushed)
+    assert os.readlink(copy) == "/nix/store/x"
+    assert copy.lstat().st_ino == link.lstat().st_ino
+    assert copy.lstat().st_mtime > 1
+    assert list(unflushed.paths) == [str(tmp_path)]
+    link.unlink()
+    assert os.readlink(copy) == "/nix/store/x"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_copy_link_where_there_is_one_already_or_the_filesystem_has_no_second_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    link, copy, unflushed = tmp_path / "staged", tmp_path / "1", _files.Unflushed()
+    link.symlink_to("/nix/store/x")
+    if there:
+        copy.symlink_to("/nix/store/old")
+    else:
+        monkeypatch.setattr(os, "link", fail)
+    _files.copy_link(str(copy), str(link), unflushed=unflushed)
+    assert os.readlink(copy) == "/nix/store/x"
+    assert copy.lstat().st_ino != link.lstat().st_ino
+    assert entries(tmp_path) == ["1", "staged"]
+
+
 def test_write_link_never_replaces_a_directory(tmp_path: Path) -> None:
     (tmp_path / "link").mkdir()
     with pytest.raises(IsADirectoryError):
