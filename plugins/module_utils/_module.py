@@ -9,7 +9,6 @@ Private to the collection: it may change at any time.
 
 from __future__ import annotations
 
-import copy
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -30,14 +29,8 @@ class FleetModule(AnsibleModule):  # type: ignore[misc, unused-ignore]
         self._noun = noun
         self._entries = entries
         self._starting = True
-        self._given: t.Any = None
         super().__init__(**options)
         self._starting = False
-
-    def _load_params(self) -> None:
-        """Keep the arguments as they were given: while they are checked, what is missing is filled in."""
-        super()._load_params()
-        self._given = copy.deepcopy(self.params)
 
     def fail_json(self, msg: str, **kwargs: t.Any) -> t.NoReturn:
         """End the module with *msg*; while the arguments are read, with what is wrong with each object."""
@@ -47,7 +40,10 @@ class FleetModule(AnsibleModule):  # type: ignore[misc, unused-ignore]
         raise AssertionError("fail_json came back")
 
     def _complaints(self) -> t.Iterator[str]:
-        given = self._given if isinstance(self._given, dict) else {}
+        # As they were given: while they are checked, what is missing is filled in.
+        checked = self.params
+        self._load_params()
+        given, self.params = self.params if isinstance(self.params, dict) else {}, checked
         if self._entries is None:
             yield from self._of_one(self.argument_spec, given, str(given.get("name", "without a name")))
             return
