@@ -58,6 +58,7 @@
     path = [
       config.virtualisation.docker.package
       pkgs.coreutils
+      pkgs.curl
     ];
     # It tries for as long as it takes: the manager may come up later than this guest.
     startLimitIntervalSec = 0;

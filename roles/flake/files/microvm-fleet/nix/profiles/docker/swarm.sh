@@ -8,7 +8,7 @@
 #   ... --patience SECONDS     how long to wait for the engine and for the swarm (60)
 #
 # The state of a node lies below /var/lib/docker/swarm, from where the engine itself rejoins its swarm after a restart;
-# the token is read the first time only.
+# the token is read the first time only, and is in no program's arguments.
 #
 # Exit status: 0 it is a node as wished; 1 it is not, which another try may mend; 2 called wrongly; 3 only somebody can
 # mend it.
@@ -94,6 +94,13 @@ if [ -z "$join" ]; then
   fi
 fi
 
+case $advertise$join in
+  *[!A-Za-z0-9.:-]*) fail 2 "--advertise and --join want addresses, not '$advertise' and '$join'" ;;
+esac
+# Where the engine listens.
+socket=${DOCKER_HOST-unix:///run/docker.sock}
+socket=${socket#unix://}
+
 deadline=$(($(date +%s) + patience))
 wait_until engine_answers || fail 1 "the Docker engine did not answer within $patience s"
 
@@ -107,17 +114,23 @@ if [ "$state" = inactive ]; then
     [ -r "$token_file" ] || fail 1 "the token cannot be read from $token_file"
     # Without the newline that most editors leave.
     token=$(cat "$token_file") || fail 1 "the token cannot be read from $token_file"
-    case $token in
-      SWMTKN-*) ;;
-      *) fail 3 "$token_file has no token; 'docker swarm join-token -q $role' on a manager prints it" ;;
+    known=${token#SWMTKN-}
+    case $known in
+      "$token" | *[!A-Za-z0-9-]*)
+        fail 3 "$token_file has no token; 'docker swarm join-token -q $role' on a manager prints it"
+        ;;
     esac
     case $join in
       *:*) manager="[$join]:2377" ;;
       *) manager=$join:2377 ;;
     esac
     say "joining the swarm of $manager"
+    # What `docker swarm join` does, over the engine's socket: every program of this machine could read its arguments.
     # What takes longer goes on in the engine, which is waited for below.
-    timeout 120 docker swarm join --advertise-addr "$advertise" --token "$token" "$manager" > /dev/null ||
+    printf '{"ListenAddr": "0.0.0.0:2377", "AdvertiseAddr": "%s", "RemoteAddrs": ["%s"], "JoinToken": "%s"}' \
+      "$advertise" "$manager" "$token" |
+      timeout 120 curl -q --silent --show-error --fail-with-body --noproxy '*' --unix-socket "$socket" \
+        --header 'Content-Type: application/json' --data-binary @- http://localhost/swarm/join >&2 ||
       say "joining did not end well yet, see above"
   fi
 fi
