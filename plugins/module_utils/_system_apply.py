@@ -139,6 +139,12 @@ class Apply:
         os.makedirs(os.path.dirname(link), mode=0o755, exist_ok=True)
         _files.write_link(link, system)
 
+    def _release(self) -> None:
+        """Keep nothing more from the garbage collector: links of the profile, and of what runs, are roots themselves."""
+        for link in (self.paths.next_root, self.paths.previous_root):
+            if _files.read_link(link) is not None:
+                _files.remove(link)
+
     def build(self, wished: Wished) -> None:
         """Build or fetch the system.  Raises CommandError with the end of the log of what failed."""
         wanted = {wished.path: wished.derivation}
@@ -265,6 +271,7 @@ class Apply:
             self._clean(pending.service)
             self._clean(ACTIVATION)
             self.note(pending=None, activating=None)
+            self._release()
         log = last_lines(_files.read_text(self.paths.revert_log(pending.token)) or "", LOG_LINES)
         self._complain(pending.new, "test", verdict, _Way(pending.old, ok=went, log=log))
 
@@ -288,10 +295,7 @@ class Apply:
             self.journal = journal
             self.note()
         if journal.pending is None:
-            # Links of the profile, and of what runs, are roots themselves.
-            for link in (self.paths.next_root, self.paths.previous_root):
-                if _files.read_link(link) is not None:
-                    _files.remove(link)
+            self._release()
         self._remove_leftovers()
 
     def _remove_leftovers(self) -> None:
@@ -438,6 +442,7 @@ class Apply:
         if bad is None:
             self.note(activating=None, boot_loader=None)
             self._clean(ACTIVATION)
+            self._release()
         self._complain(system, verb, verdict, bad or (ways[-1] if ways else None))
 
     def _switch_generation(self, number: int) -> None:

@@ -207,7 +207,7 @@ def test_a_failed_activation_goes_back(host: FakeSystem, behaviour: str, mode: s
     assert f"The host went back to {System(1).path}." in str(caught.value)
     assert versions(host) == (1, 1, 1)
     assert host.activations == [(called, 2), (called, 1)]
-    assert not host.units
+    clean(host)
     host.wish(System(3))
     assert run(host, mode=mode).before["generation"] == 1
     assert new.path in host.state().values() or mode == "test", "the generation that failed is kept"
@@ -407,6 +407,7 @@ def test_an_activation_that_fails_goes_back_before_its_time(host: FakeSystem, be
     assert versions(host) == (1, 1, 1)
     assert not host.armed()
     assert host.activations == [("test", 2), ("test", 1)]
+    clean(host)
     host.wish(System(1))
     assert not run(host).changed
     clean(host)
