@@ -16,6 +16,7 @@ import pytest
 
 from ansible_collections.microvm.fleet.plugins.module_utils import _describe, _hypervisors, _net_wish
 from ansible_collections.microvm.fleet.tests.nix.fleet import NixError, evaluate, lay, runner
+from ansible_collections.microvm.fleet.tests.nix.listed import faults_of_networkd, unlisted
 
 Tree = dict[str, Any]
 
@@ -327,6 +328,13 @@ def test_a_described_guest_sets(name: str, evaluated: dict[str, Tree]) -> None:
     hypervisor = wish.get("hypervisor", "cloud-hypervisor")
     host_name = said["networking"]["hostName"]
     assert evaluated[name]["runner"].endswith(f"-microvm-{hypervisor}-{host_name}")
+
+
+@pytest.mark.parametrize("name", list(TABLE))
+def test_all_that_a_guest_sets_is_listed(name: str, evaluated: dict[str, Tree]) -> None:
+    said = evaluated[name]["said"]
+    assert unlisted(said) == []
+    assert faults_of_networkd(said) == []
 
 
 def test_a_guest_sets_nothing_that_it_was_not_described_with(evaluated: dict[str, Tree]) -> None:

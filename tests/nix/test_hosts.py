@@ -15,6 +15,7 @@ import pytest
 
 from ansible_collections.microvm.fleet.plugins.module_utils import _net_wish, _networkd, _nft
 from ansible_collections.microvm.fleet.tests.nix.fleet import HERE, NixError, evaluate, lay
+from ansible_collections.microvm.fleet.tests.nix.listed import faults_of_networkd, unlisted
 
 Tree = dict[str, Any]
 Settings = Counter[tuple[str, str, str]]
@@ -73,6 +74,21 @@ NETWORKS = [
         }
     ),
     _net_wish.parse({"name": "back", "addresses": ["10.9.0.1/16"], "taps": ["vm-back-*", "vm-b-*"]}),
+    _net_wish.parse(
+        {
+            "name": "two",
+            "addresses": ["10.8.0.1/24", "10.8.1.1/24", "fd00:8::1/64", "fd00:9::1/64"],
+            "taps": [],
+            "router_advertisements": {"enabled": True, "dns": ["fd00:8::53", "fd00:8::54"]},
+            "dhcp": {
+                "enabled": True,
+                "range_start": "10.8.0.100",
+                "range_end": "10.8.0.199",
+                "dns": ["10.8.0.53", "10.8.0.54"],
+                "router": "10.8.0.254",
+            },
+        }
+    ),
 ]
 
 
@@ -209,6 +225,11 @@ def test_a_host_with_networks(tower: Tree) -> None:
     assert "systemd/networkd.conf.d/50-microvm-fleet.conf" not in texts
     assert "'d' '/var/lib/microvms' '0755' 'root' 'root'" in texts["tmpfiles.d/10-microvm.conf"]
     assert "'d' '/var/lib/microvm-fleet' '0700' 'root' 'root'" in texts["tmpfiles.d/10-microvm-fleet.conf"]
+
+
+def test_all_that_a_host_sets_is_listed(tower: Tree) -> None:
+    assert unlisted(tower["said"]) == []
+    assert faults_of_networkd(tower["said"]) == []
 
 
 def test_the_users_own_configuration_stays(tower: Tree) -> None:

@@ -15,6 +15,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils import _describe, _h
 from ansible_collections.microvm.fleet.plugins.module_utils._profile_frame import Option, Profile
 from ansible_collections.microvm.fleet.plugins.module_utils._profiles import PROFILES
 from ansible_collections.microvm.fleet.tests.nix.fleet import evaluate, lay
+from ansible_collections.microvm.fleet.tests.nix.listed import faults_of_networkd, unlisted
 
 Tree = dict[str, Any]
 
@@ -135,6 +136,8 @@ def test_a_guest_with_the_profile_evaluates(pair: tuple[Profile, str], evaluated
     assert said["microvm"]["mem"] == profile.mem
     assert said["microvm"]["vcpu"] == profile.vcpu
     mounted = {volume["mountPoint"]: volume["size"] for volume in said["microvm"]["volumes"]}
+    assert unlisted(said) == []
+    assert faults_of_networkd(said) == []
     assert mounted == {volume.mount_point: volume.size for volume in profile.volumes}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.microvm.fleet.tests.nix.fleet import HERE, NixError, nix
+from ansible_collections.microvm.fleet.tests.nix.listed import faults_of_networkd, unlisted
 
 FLAKES = f"""
 let
@@ -65,6 +66,39 @@ def test_every_listed_option_is_declared_with_a_type() -> None:
     # Only read.
     own |= {"services.displayManager.sessionData", "services.xserver.displayManager"}
     assert {name for name, _text in described} == {name for name in listed if "._module" not in name} | own
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"services": {"k3s": {"enable": True, "enabled": True}}}, ["services.k3s.enabled"]),
+        ({"services": {"k4s": {"enable": True}}}, ["services.k4s"]),
+        ({"services": {"k3s": {"manifests": {"a": {"contents": {}}}}}}, ["services.k3s.manifests.<name>.contents"]),
+        ({"systemd": {"services": {"a": {"serviceConfig": {"Any": 1}, "patch": []}}}}, ["systemd.services.<name>.patch"]),
+        ({"systemd": {"timers": {"a": {}}}}, ["systemd.timers"]),
+        ({"microvm": {"volumes": [{"image": "a"}, {"mount": "/a"}]}}, ["microvm.volumes.*.mount"]),
+        ({"microvm": {"autostart": ["a"]}, "fleet": {"profiles": {}}}, []),
+        ({"boot": {"kernel": {"sysctl": {"net.ipv4.ip_forward": 1}}}}, []),
+        ({"fileSystems": {"/a": {"options": ["ro"], "fsFreq": 0}}}, ["fileSystems.<name>.fsFreq"]),
+    ],
+)
+def test_what_no_list_has_is_found(said: dict[str, Any], expected: list[str]) -> None:
+    assert unlisted(said) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "expected"),
+    [
+        ("networks", {"networkConfig": {"DHCP": "ipv4", "IPv6AcceptRA": False}}, []),
+        ("networks", {"networkConfig": {"DHCP": "v4"}}, ["networks.x.networkConfig.DHCP = 'v4'"]),
+        ("networks", {"linkConfig": {"MTUBytes": "1400"}}, ["networks.x.linkConfig.MTUBytes = '1400'"]),
+        ("networks", {"ipv6Prefixes": [{"Prefix": "a"}, {"Prefx": "a"}]}, ["networks.x.ipv6Prefixes.Prefx = 'a'"]),
+        ("netdevs", {"netdevConfig": {"MACAddress": "02"}}, ["netdevs.x.netdevConfig.MACAddress = '02'"]),
+        ("links", {"matchConfig": {"Path": "a"}}, ["links.x.matchConfig.Path = 'a'"]),
+    ],
+)
+def test_what_nixos_does_not_take_of_networkd_is_found(kind: str, settings: Any, expected: list[str]) -> None:
+    assert faults_of_networkd({"systemd": {"network": {kind: {"x": settings}}}}) == expected
 
 
 TYPES: list[tuple[str, str, str, str]] = [
