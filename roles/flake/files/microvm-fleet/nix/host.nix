@@ -93,7 +93,6 @@ let
       serviceConfig = mapAttrs (_: values: mkForce (one (map placed values))) service;
       # microvm.nix makes the start of one of them of this.
       script = mkForce "";
-      path = [ pkgs.coreutils ];
     };
 
   # Guests run on through a switch; their next start is by the new units.
@@ -189,7 +188,7 @@ in
     (dropIns "microvm-virtiofsd" "virtiofsd_settings")
     (mkIf networked {
       microvm-fleet-network = unit "microvm-fleet-network.service" (_: { }) // {
-        path = [ pkgs.coreutils pkgs.nftables ];
+        path = [ pkgs.nftables ];
         wantedBy = [ "multi-user.target" "nftables.service" ];
         # A restart would let everything pass for a moment.
         reloadIfChanged = true;
