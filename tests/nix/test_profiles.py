@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -51,12 +52,100 @@ def allowed(profile: Profile) -> list[str]:
     ]
 
 
+# Guests with options that change what their profile sets: profile, options, the optional credentials, modules.
+VARIANTS: dict[str, tuple[str, Tree, list[str], list[str]]] = {
+    "k3s-first": (
+        "k3s_server",
+        {
+            "cluster_init": True,
+            "flannel_backend": "none",
+            "disable": ["traefik", "servicelb"],
+            "tls_sans": ["k3s.example"],
+        },
+        ["k3s-token"],
+        [],
+    ),
+    "k3s-further": (
+        "k3s_server",
+        {
+            "server": "fd00::2",
+            "flannel_backend": "wireguard-native",
+            "disable_agent": True,
+            "node_labels": ["role=control", "example.org/rack=a1"],
+            "node_taints": ["dedicated=control:NoSchedule"],
+        },
+        ["k3s-token"],
+        [],
+    ),
+    "k3s-alone": ("k3s_server", {}, [], ["nftables.nix"]),
+    "master-pinned": (
+        "kubernetes_master",
+        {
+            "run_pods": True,
+            "allow_privileged": True,
+            "tls_sans": ["api.example"],
+            "node_labels": ["role=all"],
+            "node_taints": ["a=b:PreferNoSchedule", "c=:NoExecute"],
+        },
+        ["kubernetes-ca", "kubernetes-ca-key"],
+        [],
+    ),
+    "node-pinned": ("kubernetes_node", {"node_labels": ["a=b"], "shutdown_grace": 300}, ["kubernetes-ca"], []),
+    "manager-further": (
+        "docker_swarm_manager",
+        {"manager": "10.0.0.1", "encrypted_networks": True, "data_path_port": 4789},
+        ["swarm-manager-token"],
+        [],
+    ),
+    "manager-nftables": ("docker_swarm_manager", {"encrypted_networks": True}, [], ["nftables.nix"]),
+    "worker-encrypted": ("docker_swarm_worker", {"encrypted_networks": True}, [], []),
+    "portainer-file": (
+        "portainer_server",
+        {
+            "image_file": "/nix/store/00000000000000000000000000000000-portainer.tar",
+            "tunnel_port": 8000,
+        },
+        ["portainer-admin-password"],
+        [],
+    ),
+    "portainer-digest": ("portainer_agent", {"digest": f"sha256:{'0' * 64}"}, [], []),
+    "spice-tcp": (
+        "spice_desktop",
+        {
+            "address": "127.0.0.1",
+            "clipboard": False,
+            "file_transfer": False,
+            "resize": False,
+            "usb_ports": 2,
+            "packages": [],
+        },
+        ["spice-ticket"],
+        [],
+    ),
+    "spice-none": ("spice_desktop", {"desktop": "none", "group_access": True}, [], []),
+}
+MODULES = {"nftables.nix": "{ networking.nftables.enable = true; }"}
 PAIRS = [(profile, hypervisor) for profile in PROFILES.values() for hypervisor in allowed(profile)]
 
 
+def variant(name: str, index: int) -> Tree:
+    profile, options, credentials, modules = VARIANTS[name]
+    one = wish(PROFILES[profile], "qemu", index)
+    one["profile_options"][profile].update(options)
+    one["credentials"].update({credential: {"path": "/x"} for credential in credentials})
+    one["credentials"] = {
+        credential: source
+        for credential, source in one["credentials"].items()
+        if credential in credentials or any(c.required and c.name == credential for c in PROFILES[profile].credentials)
+    }
+    return {**one, "name": name, "modules": modules}
+
+
+@cache
 def described() -> dict[str, _describe.Description]:
-    """Each profile on each hypervisor that can have it."""
+    """Each profile on each hypervisor that can have it, and the variants."""
     wishes = [wish(profile, hypervisor, 10 + place) for place, (profile, hypervisor) in enumerate(PAIRS)]
+    wishes += [variant(name, 100 + place) for place, name in enumerate(VARIANTS)]
     found = _describe.describe_all(wishes, _describe.Surroundings(networks={"lan": LAN}))
     result = {}
     for place, one in found.items():
@@ -72,7 +161,7 @@ def entries() -> dict[str, Tree]:
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tree]:
-    place = lay(tmp_path_factory.mktemp("profiles"), guests=entries())
+    place = lay(tmp_path_factory.mktemp("profiles"), guests=entries(), modules=MODULES)
     found: dict[str, Tree] = evaluate(
         place,
         """builtins.mapAttrs (_: guest: {
@@ -139,6 +228,16 @@ def test_a_guest_with_the_profile_evaluates(pair: tuple[Profile, str], evaluated
     assert unlisted(said) == []
     assert faults_of_networkd(said) == []
     assert mounted == {volume.mount_point: volume.size for volume in profile.volumes}
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_a_guest_with_other_options_evaluates(name: str, evaluated: dict[str, Tree]) -> None:
+    said = evaluated[name]["said"]
+    assert evaluated[name]["runner"].endswith(f"-microvm-qemu-{name}")
+    assert unlisted(said) == []
+    assert faults_of_networkd(said) == []
+    profile, options, _credentials, _modules = VARIANTS[name]
+    assert {key: said["fleet"]["profiles"][profile][key] for key in options} == options
 
 
 def test_every_profile_has_its_time_to_stop() -> None:

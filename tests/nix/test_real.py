@@ -217,7 +217,7 @@ def test_microvm_nix_takes_what_the_table_says(pair: tuple[str, str], featured: 
 @pytest.fixture(scope="module")
 def profiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tree | NixError]:
     entries = test_profiles.entries()
-    place = lay(tmp_path_factory.mktemp("profiles"), guests=entries)
+    place = lay(tmp_path_factory.mktemp("profiles"), guests=entries, modules=test_profiles.MODULES)
     return guests(place, {name: [(["microvm", "mem"], entry["mem"])] for name, entry in entries.items()})
 
 
@@ -227,6 +227,11 @@ def test_a_profile_evaluates(name: str, profiled: dict[str, Tree | NixError]) ->
     one = must(profiled, name)
     assert one["values"] == [PROFILES[profile].mem]
     assert one["runner"].endswith(f"-microvm-{hypervisor}-{name.replace('_', '-')}")
+
+
+@pytest.mark.parametrize("name", list(test_profiles.VARIANTS))
+def test_a_profile_with_other_options_evaluates(name: str, profiled: dict[str, Tree | NixError]) -> None:
+    assert must(profiled, name)["runner"].endswith(f"-microvm-qemu-{name}")
 
 
 # --- a NixOS host -------------------------------------------------------------------

@@ -74,7 +74,10 @@ def test_every_listed_option_is_declared_with_a_type() -> None:
         ({"services": {"k3s": {"enable": True, "enabled": True}}}, ["services.k3s.enabled"]),
         ({"services": {"k4s": {"enable": True}}}, ["services.k4s"]),
         ({"services": {"k3s": {"manifests": {"a": {"contents": {}}}}}}, ["services.k3s.manifests.<name>.contents"]),
-        ({"systemd": {"services": {"a": {"serviceConfig": {"Any": 1}, "patch": []}}}}, ["systemd.services.<name>.patch"]),
+        (
+            {"systemd": {"services": {"a": {"serviceConfig": {"Any": 1}, "patch": []}}}},
+            ["systemd.services.<name>.patch"],
+        ),
         ({"systemd": {"timers": {"a": {}}}}, ["systemd.timers"]),
         ({"microvm": {"volumes": [{"image": "a"}, {"mount": "/a"}]}}, ["microvm.volumes.*.mount"]),
         ({"microvm": {"autostart": ["a"]}, "fleet": {"profiles": {}}}, []),
