@@ -301,7 +301,8 @@ let
           if !(realLib.isOption option) then
             builtins.seq (forced option) done
           else if option.isDefined && option.highestPrio < 1500 && option.type.name != "whatever" then
-            builtins.seq (checkedValue (option.valueMeta or { }) option.value) done
+            # Its own type first: what is known of its parts may rely on that.
+            builtins.seq option.value (builtins.seq (checkedValue (option.valueMeta or { }) option.value) done)
           else
             done
         ) true (builtins.attrNames options);

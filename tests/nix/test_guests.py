@@ -278,6 +278,11 @@ MODULES = {
         { environment.etc.more.text = fleet.ipv4; networking.firewall.allowedTCPPorts = [ 443 ]; }
     """,
     "broken.nix": "{ networking.hostName = ; }",
+    "later.nix": "{\n  a = 1;\n  b = [ 1;\n}\n",
+    "undefined.nix": "{ ... }:\n{\n  networking.hostName = domain;\n}\n",
+    "type.nix": "{ services.openssh.ports = 5; }",
+    "clash.nix": '{ networking.hostName = "other"; }',
+    "assertion.nix": '{ assertions = [ { assertion = false; message = "not like this"; } ]; }',
     "wrong.nix": '{ networking.hostname = "x"; }',
 }
 
@@ -400,8 +405,36 @@ WRONG: dict[str, tuple[Tree, str]] = {
         "The option `fleet.profiles.k3s_server.nope' does not exist",
     ),
     "module": ({"modules": ["nope.nix"]}, "guest plain, modules: nope.nix is not in /etc/microvm-fleet/modules"),
-    "module-broken": ({"modules": ["broken.nix"]}, "modules/broken.nix:1:"),
-    "module-wrong": ({"modules": ["wrong.nix"]}, "The option `networking.hostname' does not exist"),
+}
+# Modules of the user: what an error names, with the real lib as well.
+OF_MODULES: dict[str, tuple[Tree, list[str]]] = {
+    "broken": ({"modules": ["broken.nix"]}, ["syntax error", "modules/broken.nix:1:25:"]),
+    "broken-later": ({"modules": ["later.nix"]}, ["syntax error", "modules/later.nix:3:10:"]),
+    "undefined": ({"modules": ["undefined.nix"]}, ["undefined variable 'domain'", "modules/undefined.nix:3:25:"]),
+    "unknown-option": (
+        {"modules": ["wrong.nix"]},
+        ["The option `networking.hostname' does not exist", "- In `", "modules/wrong.nix'"],
+    ),
+    "type": (
+        {"modules": ["type.nix"]},
+        ["A definition for option `services.openssh.ports' is not of type", "modules/type.nix'"],
+    ),
+    "conflict": (
+        {"modules": ["clash.nix"]},
+        [
+            "The option `networking.hostName' has conflicting definition values:",
+            '- In `/etc/microvm-fleet/guests.json (guest plain)\': "plain"',
+            'modules/clash.nix\': "other"',
+        ],
+    ),
+    "conflict-in-the-wish": (
+        {"options": {"microvm.mem": 600}},
+        [
+            "The option `microvm.mem' has conflicting definition values:",
+            "- In `/etc/microvm-fleet/guests.json (guest plain)': 600",
+        ],
+    ),
+    "assertion": ({"modules": ["assertion.nix"]}, ["Failed assertions:\n", "- not like this"]),
 }
 FULL: dict[str, Tree] = {
     "volumes": {
@@ -442,6 +475,15 @@ def test_what_is_wrong_in_guests_json_is_said(case: str, tmp_path: Path) -> None
     with pytest.raises(NixError) as caught:
         evaluate(place, runner("plain"))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("case", list(OF_MODULES))
+def test_an_error_in_a_users_module_names_its_place(case: str, tmp_path: Path) -> None:
+    change, words = OF_MODULES[case]
+    entry = {**described(PLAIN_WISH)["plain"], **change}
+    with pytest.raises(NixError) as caught:
+        evaluate(lay(tmp_path, guests={"plain": entry}, modules=MODULES), runner("plain"))
+    assert [word for word in words if word not in str(caught.value)] == []
 
 
 def test_an_error_of_one_guest_is_none_of_another(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from ansible_collections.microvm.fleet.plugins.module_utils import _hypervisors
 from ansible_collections.microvm.fleet.plugins.module_utils._profiles import PROFILES
 from ansible_collections.microvm.fleet.tests.nix import test_guests, test_hosts, test_profiles
-from ansible_collections.microvm.fleet.tests.nix.fleet import HERE, NixError, lay, nix, string
+from ansible_collections.microvm.fleet.tests.nix.fleet import HERE, NixError, lay, nix, runner, string
 
 Tree = dict[str, Any]
 
@@ -147,6 +147,16 @@ def test_who_can_be_asked_to_shut_down_is_known(hypervisor: str, described: dict
     can = hypervisor in _hypervisors.FEATURES["a clean shutdown"]
     # stratovirt's runner has a shutdown that its README says does not work.
     assert must(described, f"on-{hypervisor}")["canShutdown"] in ({can, True} if hypervisor == "stratovirt" else {can})
+
+
+@pytest.mark.parametrize("case", list(test_guests.OF_MODULES))
+def test_an_error_in_a_users_module_names_its_place(case: str, tmp_path: Path) -> None:
+    change, words = test_guests.OF_MODULES[case]
+    entry = {**test_guests.described(test_guests.PLAIN_WISH)["plain"], **change}
+    place = lay(tmp_path, guests={"plain": entry}, modules=test_guests.MODULES)
+    with pytest.raises(NixError) as caught:
+        evaluate(place, runner("plain"))
+    assert [word for word in words if word not in str(caught.value)] == []
 
 
 # --- features -----------------------------------------------------------------------

@@ -240,7 +240,8 @@ in
           WorkingDirectory = "~";
           ExecStart = lib.concatStringsSep " " (
             [
-              "${pkgs.xorg.xinit}/bin/startx"
+              # NixOS 26.05 gave the packages of xorg names of their own.
+              "${pkgs.xinit or pkgs.xorg.xinit}/bin/startx"
               "${config.services.displayManager.sessionData.wrapper}"
               "${pkgs.runtimeShell}"
               "${./spice/session.sh}"
