@@ -88,8 +88,9 @@ def _filled(args: Mapping[str, t.Any]) -> dict[str, t.Any]:
 def static_files() -> Iterator[tuple[str, Path]]:
     """The files of the collection, by their path below the directory on the host."""
     for path in sorted(STATIC.rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
-            yield path.relative_to(STATIC).as_posix(), path
+        place = path.relative_to(STATIC)
+        if path.is_file() and not any(part.startswith(".") for part in place.parts):
+            yield place.as_posix(), path
 
 
 def module_files(path: str, search: Sequence[str], read: Reader) -> dict[str, bytes]:
@@ -142,7 +143,11 @@ def credentials(given: t.Any, search: Sequence[str], read: Reader) -> dict[str, 
                 raise InvalidWish(f"{path!r} is no absolute path.", field=f"{field}.path", hint="Give it from / on.")
             found[str(name)] = {"path": path}
             continue
-        content = read(_find(str(entry["src"]), search, f"{field}.src"))
+        place = _find(str(entry["src"]), search, f"{field}.src")
+        try:
+            content = read(place)
+        except InvalidWish as error:
+            raise InvalidWish(error.seen, field=f"{field}.src", hint=error.hint) from error
         if not content:
             raise InvalidWish(f"{entry['src']} is empty.", field=f"{field}.src", hint="Put the secret into it.")
         found[str(name)] = {"content": _text(content)}

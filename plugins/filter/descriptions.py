@@ -6,23 +6,29 @@
 
 from __future__ import annotations
 
+import functools
 import typing as t
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
+from ansible_collections.microvm.fleet.plugins.action.microvm_flake import credentials, module_files
 from ansible_collections.microvm.fleet.plugins.module_utils._describe import Surroundings, addresses_by_name
 from ansible_collections.microvm.fleet.plugins.module_utils._descriptions import networks_of, peers_of
-from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import guest_spec, read_wishes
+from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import guest_spec, is_described, read_wishes
 
 
-def descriptions(guests: t.Any, networks: t.Any = None, peers: t.Any = None) -> dict[str, dict[str, t.Any]]:
+def descriptions(
+    guests: t.Any, networks: t.Any = None, peers: t.Any = None, search: t.Any = None
+) -> dict[str, dict[str, t.Any]]:
     """What each guest comes to that *guests*, entries of ``microvm_guests``, describe, by name.
 
     *networks* are entries of ``microvm_networks``; without any, nothing is said about what follows from them.  *peers*
-    are addresses of guests on other hosts, by name.  Raises AnsibleFilterError with all that is wrong, one line each.
+    are addresses of guests on other hosts, by name.  With *search*, directories of the controller, modules and
+    credentials are looked for there.  Raises AnsibleFilterError with all that is wrong, one line each.
     """
     entries = _entries(guests)
     try:
@@ -31,6 +37,9 @@ def descriptions(guests: t.Any, networks: t.Any = None, peers: t.Any = None) -> 
         wishes = read_wishes(entries, surroundings=lambda: around)
     except FleetError as error:
         raise AnsibleFilterError(error.text()) from error
+    wrong = list(_missing(entries, [str(one) for one in _list(search, "search")])) if search else []
+    if wrong:
+        raise AnsibleFilterError("\n".join(wrong))
     return {wish.name: dict(wish.description) for wish in wishes if wish.description is not None}
 
 
@@ -53,6 +62,34 @@ def guest_peers(hostvars: t.Any, hosts: t.Any, besides: str | None = None) -> di
             continue
         found.update({name: list(addresses) for name, addresses in answer.items()})
     return found
+
+
+def _missing(entries: Sequence[Mapping[str, t.Any]], search: Sequence[str]) -> t.Iterator[str]:
+    """What is wrong with the files that *entries* name below *search*."""
+    for entry in filter(is_described, entries):
+        looks: list[Callable[[], object]] = [
+            functools.partial(module_files, str(path), search, _read) for path in entry.get("modules") or ()
+        ]
+        looks += [
+            functools.partial(credentials, {name: source}, search, _read)
+            for name, source in (entry.get("credentials") or {}).items()
+        ]
+        for look in looks:
+            try:
+                look()
+            except InvalidWish as error:
+                yield InvalidWish(
+                    error.seen, subject=f"guest {entry['name']}", field=error.field, hint=error.hint
+                ).text()
+
+
+def _read(path: str) -> bytes:
+    """The file *path* of the controller as it is, encrypted or not."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror}."
+        raise InvalidWish(message, hint="See that you may read it.") from error
 
 
 def _entries(guests: t.Any) -> list[Mapping[str, t.Any]]:
