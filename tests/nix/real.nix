@@ -90,9 +90,20 @@ let
       "boot.loader" = { };
       "boot.postBootCommands" = "";
       "boot.swraid" = { };
+      "boot.zfs.enabled" = false;
       "documentation" = { };
       "hardware" = { };
+      # Of nixos/modules/misc/ids.nix, the names that files may ask for.
+      "ids.gids" = {
+        docker = 131;
+        kubernetes = 158;
+      };
+      "ids.uids" = {
+        kubernetes = 158;
+      };
+      "meta" = { };
       "networking.hostId" = null;
+      "networking.proxy.envVars" = { };
       "nix" = {
         enable = false;
         optimise.automatic = false;
@@ -120,8 +131,11 @@ let
       "system.switch.enable" = true;
       "systemd.generators" = { };
       "systemd.mounts" = [ ];
+      "systemd.packages" = [ ];
       "systemd.sockets" = { };
+      "systemd.timers" = { };
       "systemd.tpm2" = { };
+      "users.groups" = { };
       "virtualisation.libvirtd.enable" = false;
       "virtualisation.rosetta" = { };
     };
@@ -212,13 +226,25 @@ let
     set;
 
   # --- files of NixOS -------------------------------------------------------------------
-  # The options that a file declares, by what it is called with; their texts are not looked at.
+  # The options that a module and what it imports declare, by what they are called with; types and texts are not looked
+  # at.
   declaredBy =
-    arguments: file:
+    arguments: module:
     let
-      module = import file;
+      called =
+        if builtins.isPath module || builtins.isString module then
+          declaredBy arguments (import module)
+        else if builtins.isFunction module then
+          declaredBy arguments (module arguments)
+        else
+          null;
     in
-    (if realLib.isFunction module then module arguments else module).options or { };
+    if called != null then
+      called
+    else
+      realLib.foldl' realLib.recursiveUpdate (module.options or { }) (
+        map (declaredBy arguments) (module.imports or [ ])
+      );
   # Of two trees of options the first without those that the second has, too.
   without =
     options: others:
@@ -249,6 +275,7 @@ let
       evaluated = realLib.evalModules {
         class = "nixos";
         specialArgs = {
+          inherit utils;
           modulesPath = toString ./.;
         }
         // specialArgs;
@@ -271,7 +298,15 @@ let
               top = config;
             }
           ) { inherit config; }) (beside pkgs)) (
-            map (declaredBy { inherit config options pkgs; lib = realLib; utils = { }; }) real
+            map (declaredBy {
+              inherit
+                config
+                options
+                pkgs
+                utils
+                ;
+              lib = realLib;
+            }) real
           );
           config.system.build = {
             toplevel = checked;
@@ -302,10 +337,12 @@ let
             builtins.seq (forced option) done
           else if option.isDefined && option.highestPrio < 1500 && option.type.name != "whatever" then
             # Its own type first: what is known of its parts may rely on that.
-            builtins.seq option.value (builtins.seq (checkedValue (option.valueMeta or { }) option.value) done)
+            builtins.seq option.value (builtins.seq (checkedValue (meta option) option.value) done)
           else
             done
         ) true (builtins.attrNames options);
+      # What is known of the parts of a value, unless it is made of something else, as that of an alias is.
+      meta = option: if option ? apply then { } else option.valueMeta or { };
       # A submodule has options that nobody has set and that have no default here: what was set is in its own options.
       checkedValue =
         meta: value:
@@ -325,6 +362,8 @@ let
       extendModules = more: nixosSystem { inherit system specialArgs; modules = modules ++ more.modules; };
     };
   real = modules;
+  # Of nixos/lib/utils.nix, what files may call.
+  utils.escapeSystemdExecArgs = realLib.escapeShellArgs;
 
   nixpkgs' = if nixpkgs == null then { lib = realLib // { inherit nixosSystem; }; } else flake nixpkgs { };
   microvm' = flake microvm {

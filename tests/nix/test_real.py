@@ -54,9 +54,7 @@ def sources() -> str:
         found.append(f"nixpkgs = {NIXPKGS};")
     else:
         found.append(f"lib = {LIB};")
-        if MODULES:
-            files = " ".join(str(path) for path in sorted(Path(MODULES).rglob("*.nix")))
-            found.append(f"modules = [ {files} ];")
+        found.append(f"modules = [ {MODULES.replace(':', ' ')} ];")
     return " ".join(found)
 
 
