@@ -105,9 +105,10 @@ let
     service =
       name: unit: dropIn:
       section "Unit" (unitSection unit) + section "Service" (serviceSection name unit dropIn);
+    # A file without a line would be a masked unit.
     target =
       name: unit: _:
-      section "Unit" (unitSection unit);
+      "[Unit]\n${settings (unitSection unit)}\n";
   };
 
   directory = "systemd/system";
