@@ -184,6 +184,13 @@ def test_a_further_manager_joins(engine: Engine, token: Path) -> None:
     assert done.stdout.splitlines()[-1] == "swarm: this node is a manager of the swarm, at 10.5.1.11"
 
 
+@pytest.mark.parametrize("port", ["", "0"])
+def test_a_swarm_without_a_leader_does_not_know_its_port(engine: Engine, token: Path, port: str) -> None:
+    engine.set(state="active", controls="true", port=port)
+    done = engine.swarm("manager", *joining(token))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_who_is_in_needs_no_token(engine: Engine, tmp_path: Path) -> None:
     engine.set(state="active")
     assert engine.swarm("worker", *joining(tmp_path / "missing")).returncode == 0
