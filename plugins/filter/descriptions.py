@@ -18,29 +18,47 @@ from ansible_collections.microvm.fleet.plugins.action.microvm_flake import crede
 from ansible_collections.microvm.fleet.plugins.module_utils._describe import Surroundings, addresses_by_name
 from ansible_collections.microvm.fleet.plugins.module_utils._descriptions import networks_of, peers_of
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import guest_spec, is_described, read_wishes
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
+    GuestWish,
+    guest_spec,
+    is_described,
+    read_wishes,
+)
 
 
-def descriptions(
-    guests: t.Any, networks: t.Any = None, peers: t.Any = None, search: t.Any = None
-) -> dict[str, dict[str, t.Any]]:
+def descriptions(guests: t.Any, networks: t.Any = None, peers: t.Any = None) -> dict[str, dict[str, t.Any]]:
     """What each guest comes to that *guests*, entries of ``microvm_guests``, describe, by name.
 
     *networks* are entries of ``microvm_networks``; without any, nothing is said about what follows from them.  *peers*
-    are addresses of guests on other hosts, by name.  With *search*, directories of the controller, modules and
-    credentials are looked for there.  Raises AnsibleFilterError with all that is wrong, one line each.
+    are addresses of guests on other hosts, by name.  Raises AnsibleFilterError with all that is wrong, one line each.
     """
-    entries = _entries(guests)
     try:
-        known = networks_of(_list(networks, "networks")) if networks else None
-        around = Surroundings(networks=known, peers=peers_of(peers or {}))
-        wishes = read_wishes(entries, surroundings=lambda: around)
+        wishes = _wishes(_entries(guests), networks, peers)
     except FleetError as error:
         raise AnsibleFilterError(error.text()) from error
-    wrong = list(_missing(entries, [str(one) for one in _list(search, "search")])) if search else []
-    if wrong:
-        raise AnsibleFilterError("\n".join(wrong))
     return {wish.name: dict(wish.description) for wish in wishes if wish.description is not None}
+
+
+def description_faults(guests: t.Any, networks: t.Any = None, peers: t.Any = None, search: t.Any = None) -> list[str]:
+    """What is wrong with *guests*, a line each; otherwise as `descriptions`.
+
+    With *search*, directories of the controller, modules and credentials are looked for there.
+    """
+    try:
+        entries = _entries(guests)
+        _wishes(entries, networks, peers)
+        found = [str(one) for one in _list(search, "search")]
+    except FleetError as error:
+        return error.text().split("\n")
+    except AnsibleFilterError as error:
+        return str(error.message).split("\n")
+    return list(_missing(entries, found)) if found else []
+
+
+def _wishes(entries: Sequence[Mapping[str, t.Any]], networks: t.Any, peers: t.Any) -> Sequence[GuestWish]:
+    known = networks_of(_list(networks, "networks")) if networks else None
+    around = Surroundings(networks=known, peers=peers_of(peers or {}))
+    return read_wishes(entries, surroundings=lambda: around)
 
 
 def guest_peers(hostvars: t.Any, hosts: t.Any, besides: str | None = None) -> dict[str, list[str]]:
@@ -124,4 +142,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., t.Any]]:
         """By name."""
-        return {"descriptions": descriptions, "guest_peers": guest_peers}
+        return {
+            "description_faults": description_faults,
+            "descriptions": descriptions,
+            "guest_peers": guest_peers,
+        }

@@ -210,11 +210,14 @@ def unbuildable(paths: Paths, error: FleetError, name: str) -> FleetError:
         return FleetError(changed.seen, subject=f"guest {name}", field=changed.field, hint=changed.hint)
     seen = _COPY.sub(FLAKE, error.seen)
     module = re.search(rf"{FLAKE}/modules/([^:'\s]+)", seen)
+    if module is not None:
+        # On a line of its own: what Nix says ends with the lines of the file.
+        seen = f"{seen}\nCorrect {module.group(1)} beside the inventory, and run again."
     return FleetError(
         seen,
         subject=f"guest {name}",
         field="hypervisor" if module is None else "modules",
-        hint=error.hint if module is None else f"Correct {module.group(1)} beside the inventory and run again.",
+        hint=error.hint if module is None else None,
     )
 
 

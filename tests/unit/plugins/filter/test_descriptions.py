@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.microvm.fleet.plugins.filter.descriptions import FilterModule, descriptions, guest_peers
+from ansible_collections.microvm.fleet.plugins.filter.descriptions import (
+    FilterModule,
+    description_faults,
+    descriptions,
+    guest_peers,
+)
 
 Guest = dict[str, t.Any]
 
@@ -23,10 +28,13 @@ def guest(name: str = "web1", **fields: t.Any) -> Guest:
     return {"name": name, "hypervisor": "qemu", **fields}
 
 
-def wrong(guests: t.Any, *arguments: t.Any, **options: t.Any) -> list[str]:
+def wrong(guests: t.Any, *arguments: t.Any) -> list[str]:
+    """What both filters say."""
     with pytest.raises(AnsibleFilterError) as caught:
-        descriptions(guests, *arguments, **options)
-    return str(caught.value.message).split("\n")
+        descriptions(guests, *arguments)
+    faults = description_faults(guests, *arguments)
+    assert str(caught.value.message).split("\n") == faults
+    return faults
 
 
 def test_descriptions_by_name() -> None:
@@ -101,7 +109,7 @@ def files(tmp_path: Path) -> Path:
 
 def test_files_that_are_there(here: Path) -> None:
     one = guest(modules=["nixos/web.nix"], credentials={"token": {"src": "token"}, "key": {"path": "/nowhere"}})
-    assert list(descriptions([one], search=[str(here / "nixos"), str(here)])) == ["web1"]
+    assert description_faults([one], search=[str(here / "nixos"), str(here)]) == []
 
 
 FILES: list[tuple[Guest, str]] = [
@@ -121,15 +129,16 @@ FILES: list[tuple[Guest, str]] = [
 
 @pytest.mark.parametrize(("fields", "said"), FILES)
 def test_files_that_are_not(here: Path, fields: Guest, said: str) -> None:
-    (message,) = wrong([guest(**fields)], search=[str(here)])
+    (message,) = description_faults([guest(**fields)], search=[str(here)])
     assert message.startswith("guest web1, " + said.format(here=here))
 
 
 def test_every_file_that_is_not_there_is_said(here: Path) -> None:
     one = guest(modules=["a.nix", "b.nix"], credentials={"a": {"src": "c"}, "b": {"src": "d"}})
     gone = guest("web2", state="absent", modules=["a.nix"])
-    assert len(wrong([one, gone], search=[str(here)])) == 4
-    assert list(descriptions([one])) == ["web1"], "without directories nothing is looked for"
+    assert len(description_faults([one, gone], search=[str(here)])) == 4
+    assert description_faults([one]) == [], "without directories nothing is looked for"
+    assert description_faults([one], search="here") == ["search: 'here' is no list."]
 
 
 # Guests of other hosts
@@ -158,4 +167,4 @@ def test_peers_of_no_list() -> None:
 
 
 def test_the_filters() -> None:
-    assert set(FilterModule().filters()) == {"descriptions", "guest_peers"}
+    assert set(FilterModule().filters()) == {"description_faults", "descriptions", "guest_peers"}

@@ -262,7 +262,7 @@ def test_a_module_that_does_not_parse(paths: Paths) -> None:
     error = unbuildable(paths, failed(said), "web1")
     assert error.text() == (
         "guest web1, modules: syntax error, unexpected end of file\n"
-        "  at /etc/microvm-fleet/modules/nixos/web.nix:4:1: Correct nixos/web.nix beside the inventory and run again."
+        "  at /etc/microvm-fleet/modules/nixos/web.nix:4:1:\nCorrect nixos/web.nix beside the inventory, and run again."
     )
 
 
