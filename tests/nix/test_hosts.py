@@ -124,6 +124,11 @@ def system(tmp_path: Path, *, extra: str = "", **data: Tree) -> Tree:
     return found
 
 
+def texts_of(made: Tree, name: str) -> set[str]:
+    """The lines of the file *name* below /etc."""
+    return {line for line in made["texts"][name].splitlines() if line}
+
+
 LISTS = {"After", "Before", "Requires", "Wants", "PartOf", "Documentation"}
 
 
@@ -223,8 +228,18 @@ def test_a_host_with_networks(tower: Tree) -> None:
     service = settings(texts["systemd/system/microvm-fleet-network.service"])
     assert service["Service", "X-ReloadIfChanged", "true"]
     assert "systemd/networkd.conf.d/50-microvm-fleet.conf" not in texts
-    assert "'d' '/var/lib/microvms' '0755' 'root' 'root'" in texts["tmpfiles.d/10-microvm.conf"]
-    assert "'d' '/var/lib/microvm-fleet' '0700' 'root' 'root'" in texts["tmpfiles.d/10-microvm-fleet.conf"]
+
+
+def test_the_state_directories_are_those_of_root(tower: Tree) -> None:
+    rules = texts_of(tower, "tmpfiles.d/10-microvm.conf") | texts_of(tower, "tmpfiles.d/10-microvm-fleet.conf")
+    assert {tuple(word.strip("'") for word in rule.split()[:5]) for rule in rules} == {
+        ("d", "/var/lib/microvms", "0755", "root", "root"),
+        ("d", "/var/lib/microvm-fleet", "0700", "root", "root"),
+        ("d", "/var/lib/microvm-fleet/guests", "0700", "root", "root"),
+        ("d", "/var/lib/microvm-fleet/networks", "0700", "root", "root"),
+        ("d", "/nix/var/nix/gcroots/microvm", "0755", "root", "root"),
+        ("d", "/nix/var/nix/gcroots/microvm-fleet", "0755", "root", "root"),
+    }
 
 
 def test_all_that_a_host_sets_is_listed(tower: Tree) -> None:
@@ -253,6 +268,32 @@ def test_a_host_whose_uplink_something_else_keeps(tmp_path: Path) -> None:
     assert kept == settings(_networkd.unmanaged(["eth0", "wlan0"]))
     assert "systemd/networkd.conf.d/50-microvm-fleet.conf" in made["texts"]
     assert made["said"]["systemd"]["network"]["wait-online"] == {"enable": False}
+
+
+def test_what_a_user_adds_to_the_units_is_kept(tmp_path: Path, tower: Tree) -> None:
+    extra = """
+      systemd.services."microvm@" = {
+        after = [ "mine.service" ];
+        serviceConfig.IOWeight = 50;
+      };
+      microvm.autostart = [ "own" ];
+      boot.kernelModules = [ "kvm" ];
+    """
+    made = system(tmp_path, networks=networks(), extra=extra)
+    added = settings(made["texts"]["systemd/system/microvm@.service"])
+    added.subtract(settings(tower["texts"]["systemd/system/microvm@.service"]))
+    assert {key for key, count in added.items() if count} == {
+        ("Unit", "After", "mine.service"),
+        ("Service", "IOWeight", "50"),
+    }
+    assert settings(made["texts"]["systemd/system/microvms.target"])["Unit", "Wants", "microvm@own.service"]
+    assert "kvm" in made["texts"]["modules-load.d/nixos.conf"].split()
+
+
+def test_a_host_that_the_collection_has_left_is_as_its_user_made_it(tmp_path: Path) -> None:
+    made = system(tmp_path, host={**HOST, "bare": True}, networks=networks())
+    assert "systemd/system/mine.service" in made["texts"]
+    assert [name for name in made["texts"] if "microvm" in name] == []
 
 
 def test_another_autostart_changes_the_target_and_no_unit_of_guests(tmp_path: Path, tower: Tree) -> None:
@@ -296,6 +337,17 @@ def test_a_configuration_without_a_flake(tmp_path: Path) -> None:
       }})"""
     found = evaluate(place, "fleet.nixosConfigurations.old.config.system.build.toplevel.outPath", base)
     assert found.endswith("-nixos-system-old-25.11.standin")
+
+
+def test_an_error_in_the_users_configuration_names_its_place(tmp_path: Path) -> None:
+    (tmp_path / "configuration.nix").write_text('{\n  networking.hostName = "a"\n}\n', encoding="utf-8")
+    place = lay(tmp_path, host={**HOST, "name": "old"})
+    base = f"""({{ nixpkgs, ... }}:
+      (import {place}/bases/configuration/flake.nix).outputs {{
+        inherit nixpkgs; configuration = toString {tmp_path};
+      }})"""
+    with pytest.raises(NixError, match=r"syntax error(.|\n)*configuration\.nix:3:1:"):
+        evaluate(place, "fleet.nixosConfigurations.old.config.system.build.toplevel.outPath", base)
 
 
 def test_the_host_part_can_be_imported_from_a_users_own_flake(tmp_path: Path) -> None:

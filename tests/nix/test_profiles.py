@@ -128,6 +128,14 @@ MODULES = {"nftables.nix": "{ networking.nftables.enable = true; }"}
 PAIRS = [(profile, hypervisor) for profile in PROFILES.values() for hypervisor in allowed(profile)]
 
 
+REFUSED = [
+    (profile, hypervisor)
+    for profile in PROFILES.values()
+    for hypervisor in _hypervisors.CHOICES
+    if hypervisor not in allowed(profile)
+]
+
+
 def variant(name: str, index: int) -> Tree:
     profile, options, credentials, modules = VARIANTS[name]
     one = wish(PROFILES[profile], "qemu", index)
@@ -228,6 +236,16 @@ def test_a_guest_with_the_profile_evaluates(pair: tuple[Profile, str], evaluated
     assert unlisted(said) == []
     assert faults_of_networkd(said) == []
     assert mounted == {volume.mount_point: volume.size for volume in profile.volumes}
+
+
+@pytest.mark.parametrize("pair", REFUSED, ids=[f"{profile.name}-{hypervisor}" for profile, hypervisor in REFUSED])
+def test_a_hypervisor_that_cannot_is_refused_with_those_that_can(pair: tuple[Profile, str]) -> None:
+    profile, hypervisor = pair
+    found = _describe.describe_all([wish(profile, hypervisor, 10)], _describe.Surroundings(networks={"lan": LAN}))[0]
+    assert not isinstance(found, _describe.Description)
+    said = " ".join(str(error) for error in found)
+    assert f"guest {profile.name}-{hypervisor}, " in said
+    assert [name for name in allowed(profile) if name not in said] == []
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
