@@ -68,8 +68,8 @@ options:
   guests:
     description:
       - The guests of the host, as M(microvm.fleet.microvm_guests) takes them. Of those that have C(hypervisor), their
-        C(modules) and C(credentials) are brought to the host. Credentials of a guest that it does not name any more are
-        removed.
+        C(modules) and C(credentials) are brought to the host. Credentials that an entry names no more stay, because the
+        guest's unit loads them until it is updated; M(microvm.fleet.microvm_guests) removes them then.
     type: list
     elements: dict
     default: []
