@@ -21,18 +21,18 @@ let
   flake =
     place: inputs:
     let
-      outputs = (import (place + "/flake.nix")).outputs (
-        inputs
-        // {
-          self = outputs // {
-            inherit inputs;
-            outPath = toString place;
-            lastModifiedDate = "20260101000000";
-            rev = "0000000000000000000000000000000000000000";
-            shortRev = "0000000";
-          };
-        }
-      );
+      function = (import (place + "/flake.nix")).outputs;
+      named = builtins.functionArgs function;
+      all = inputs // {
+        self = outputs // {
+          inherit inputs;
+          outPath = toString place;
+          lastModifiedDate = "20260101000000";
+          rev = "0000000000000000000000000000000000000000";
+          shortRev = "0000000";
+        };
+      };
+      outputs = function (if named == { } then all else builtins.intersectAttrs named all);
     in
     outputs // { outPath = toString place; };
 
@@ -385,12 +385,18 @@ in
           {
             networking.hostName = "tower";
             system.stateVersion = "25.11";
-            # What every host has to say, as far as nixpkgs asks for it.
+            # What NixOS asks of every host.
             fileSystems."/" = {
               device = "/dev/disk/by-label/nixos";
               fsType = "ext4";
             };
           }
+          (
+            { lib, options, ... }:
+            {
+              config = lib.optionalAttrs (options.boot ? loader) { boot.loader.grub.enable = false; };
+            }
+          )
         ];
       };
       inputs.nixpkgs = nixpkgs';

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.microvm.fleet.plugins.module_utils import _describe, _hypervisors, _net_wish
-from ansible_collections.microvm.fleet.tests.nix.fleet import NixError, evaluate, lay, runner
+from ansible_collections.microvm.fleet.tests.nix.fleet import HERE, NixError, evaluate, lay, nix, runner
 from ansible_collections.microvm.fleet.tests.nix.listed import faults_of_networkd, unlisted
 
 Tree = dict[str, Any]
@@ -504,6 +504,20 @@ def test_the_same_description_is_the_same_runner_whoever_is_beside_it(tmp_path: 
     other = evaluate(lay(tmp_path / "3", guests=described({"a": {"mem": 700}})), runner("a"))
     assert alone == beside
     assert alone != other
+
+
+def test_real_nix_takes_a_whole_nixpkgs_as_flakes_nix_does(tmp_path: Path) -> None:
+    place = lay(tmp_path, guests=described(PLAIN_WISH), host={"name": "tower", "bare": True})
+    flakes = f"""(import {HERE}/real.nix {{
+      directory = {place};
+      microvm = {HERE}/standin/microvm;
+      nixpkgs = {HERE}/standin/nixpkgs;
+    }})"""
+    found = nix(f"""let inherit ({flakes}) fleet; in {{
+      runner = {runner("plain")};
+      host = fleet.nixosConfigurations.tower.config.networking.hostName;
+    }}""")
+    assert found == {"runner": evaluate(place, runner("plain")), "host": "tower"}
 
 
 def test_no_data_at_all_is_no_guest(tmp_path: Path) -> None:
