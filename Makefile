@@ -6,7 +6,7 @@ TOOLS := PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m tools
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test lint nix sanity unit molecule bench faults docs dist pins clean
+.PHONY: help demo demo-down test lint nix sanity unit molecule bench faults profiles docs dist pins clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -40,6 +40,9 @@ bench: ## Times beside those of loops, with 100 guests and more: build/bench.jso
 
 faults: ## Modules killed, and calls that fail, at each moment: build/faults.json; e.g. ARGS='--every 5 create'
 	@$(TOOLS) faults $(ARGS)
+
+profiles: ## Docker swarms and a SPICE desktop with real engines and viewers: build/profiles.json; e.g. ARGS='swarm'
+	@$(TOOLS) profiles $(ARGS)
 
 docs: ## The documentation as HTML: build/docs/html
 	@$(TOOLS) docs

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import bench, demo, dist, docs, faults, lint, machine, nix, pins, sanity, scenarios, suite, unit
+from . import bench, demo, dist, docs, faults, lint, machine, nix, pins, profiles, sanity, scenarios, suite, unit
 from .process import ToolError, say
 from .report import Check, save, table
 
@@ -21,6 +21,7 @@ PARTS: dict[str, Callable[[list[str]], list[Check]]] = {
     "lint": lint.check,
     "molecule": scenarios.check,
     "nix": nix.check,
+    "profiles": profiles.check,
     "sanity": sanity.check,
     "unit": unit.check,
 }
