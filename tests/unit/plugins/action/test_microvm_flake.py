@@ -55,6 +55,14 @@ def test_the_static_files_are_those_of_the_role() -> None:
     assert all(path.read_bytes() for path in names.values())
 
 
+def test_what_tools_keep_among_them_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("flake.nix", "nix/a.nix", "nix/.a.nix.swp", ".cache/b.nix", "nix/.cache/c/d.nix"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(microvm_flake, "STATIC", tmp_path)
+    assert [name for name, _path in static_files()] == ["flake.nix", "nix/a.nix"]
+
+
 def test_all_of_them_are_sent(beside: Path) -> None:
     files, secrets = packed(beside)
     assert files == {name: path.read_bytes() for name, path in static_files()}
@@ -86,7 +94,7 @@ def test_guests_that_are_not_described_need_nothing(beside: Path) -> None:
     assert secrets == {}
 
 
-def test_a_guest_that_goes_takes_its_credentials_along(beside: Path) -> None:
+def test_of_a_guest_that_goes_no_credentials_are_sent(beside: Path) -> None:
     _files, secrets = packed(beside, guest(state="absent", modules=["none"], credentials={"a": {"src": "none"}}))
     assert secrets == {"k1": {}}
 
