@@ -80,3 +80,9 @@ def test_the_examples_of_a_page_are_right(name: str) -> None:
             options[entries[place]["name"]] = described.entry["profiles"]
     assert any(name in profiles for profiles in options.values())
     assert together(options) == []
+
+
+def test_the_list_of_profiles_is_whole() -> None:
+    rows = re.findall(r"^\| \[(\w+)\]\((\w+)\.md\) \| (.*) \|$", page("README"), re.MULTILINE)
+    assert rows == [(name, name, profile.description) for name, profile in PROFILES.items()]
+    assert {path.stem for path in PAGES.glob("*.md")} == {"README", *PROFILES}
