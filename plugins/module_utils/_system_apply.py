@@ -140,7 +140,7 @@ class Apply:
         _files.write_link(link, system)
 
     def _release(self) -> None:
-        """Keep nothing more from the garbage collector: links of the profile, and of what runs, are roots themselves."""
+        """Keep nothing more from the garbage collector: what runs, and links of the profile, are roots themselves."""
         for link in (self.paths.next_root, self.paths.previous_root):
             if _files.read_link(link) is not None:
                 _files.remove(link)

@@ -14,7 +14,7 @@ version_added: 0.1.0
 description:
   - Keeps C(/etc/microvm-fleet), a flake that is the same on every host and that turns JSON beside it into NixOS. Keeps
     its lock file, the modules that guests name, and their credentials.
-  - The role M(microvm.fleet.flake#role) calls it. Guests themselves are kept by
+  - The role P(microvm.fleet.flake#role) calls it. Guests themselves are kept by
     M(microvm.fleet.microvm_guests).
   - An input is locked when it is not locked yet, when its reference has changed, and when O(update) names it. Nothing
     else moves it. An input that cannot be locked leaves everything as it was.

@@ -19,7 +19,7 @@ import pytest
 
 from ansible_collections.microvm.fleet.plugins.module_utils import _guest_apply as applier
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import CommandError
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_apply import Apply, Outcome, started
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_apply import Apply, started
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Record, observe
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import (
     Autostart,
@@ -27,6 +27,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import (
     Forget,
     GuestPlan,
     Keep,
+    Outcome,
     Reload,
     Remove,
     Root,

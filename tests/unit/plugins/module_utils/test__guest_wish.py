@@ -35,9 +35,9 @@ INTERFACE_HINT = " Give a name such as vm-web1, with at most 15 characters."
 MAC_HINT = " Give six pairs of hexadecimal digits, such as 02:00:00:00:00:01."
 
 
-def message(*entries: dict[str, t.Any], **options: str) -> str:
+def message(*entries: dict[str, t.Any], update: str = "never") -> str:
     with pytest.raises(InvalidWish) as caught:
-        read_wishes(entries, **options)
+        read_wishes(entries, update=update)
     return caught.value.text()
 
 
