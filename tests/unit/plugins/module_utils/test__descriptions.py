@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.microvm.fleet.plugins.module_utils import _descriptions, _files
+from ansible_collections.microvm.fleet.plugins.module_utils import _files, _flake_lock
 from ansible_collections.microvm.fleet.plugins.module_utils._descriptions import (
     candidate,
     networks_of,
@@ -294,7 +294,7 @@ def test_a_candidate_that_cannot_be_read(paths: Paths) -> None:
 
 def test_an_input_that_is_not_what_it_was(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = FleetError("it is not what it was.", subject="flake", field="nixpkgs", hint="Name nixpkgs.")
-    monkeypatch.setattr(_descriptions._flake_lock, "changed_input", lambda stderr, _lock: changed if stderr else None)
+    monkeypatch.setattr(_flake_lock, "changed_input", lambda stderr, _lock: changed if stderr else None)
     assert unreadable(paths, failed("x", "mismatch"), "/x") is changed
     error = unbuildable(paths, failed("x", "mismatch"), "web1")
     assert error.text() == "guest web1, nixpkgs: it is not what it was. Name nixpkgs."

@@ -455,7 +455,8 @@ def test_a_changed_credential_is_written_and_never_shown(run: Run, paths: FlakeP
 def test_credentials_that_a_guest_has_no_more_stay_for_its_unit(run: Run, paths: FlakePaths) -> None:
     two = {"a": Secret(content=b"1"), "b": Secret(content=b"2")}
     run(wish_of(secrets={"k1": two, "k2": two}))
-    for secrets in ({"k1": {"a": Secret(content=b"1")}}, {"k1": {}}):
+    fewer: list[dict[str, dict[str, Secret]]] = [{"k1": {"a": Secret(content=b"1")}}, {"k1": {}}]
+    for secrets in fewer:
         result = run(wish_of(secrets=secrets))
         assert not result.changed
         assert sorted(secrets_of(paths)) == ["k1/a", "k1/b", "k2/a", "k2/b"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.microvm.fleet.plugins.module_utils import _descriptions
+from ansible_collections.microvm.fleet.plugins.module_utils import _descriptions, _files
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import observe
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_run import Result
 from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FLAKE, FakeHost, Spec
@@ -234,14 +234,14 @@ def test_a_credential_without_a_file(host: FakeHost) -> None:
 
 def test_a_directory_that_cannot_be_changed(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     host.put_credential("web1", "token")
-    remove = _descriptions._files.remove
+    remove = _files.remove
 
     def refuse(path: str, **options: t.Any) -> None:
         if path == host.paths.credentials("web1", "token"):
             raise PermissionError(1, "Operation not permitted", path)
         remove(path, **options)
 
-    monkeypatch.setattr(_descriptions._files, "remove", refuse)
+    monkeypatch.setattr(_files, "remove", refuse)
     result = run(host, [described()])
     assert list(failures(result)) == ["web1"]
     assert "discard the credential token: Operation not permitted" in failures(result)["web1"]
