@@ -64,8 +64,11 @@ SetEnv PATH={PATH}
 """
 BUILDER = f"""\
 #!/bin/sh
-# The testbed's: for builders of Nix only, which run as their own users; a NixOS has no such program.
-[ "$(id -u)" != 0 ] || {{ echo "$0: is not there on NixOS; use {SYSTEM_PYTHON}" >&2; exit 127; }}
+# The testbed's: for packages that lead here, and for builders of Nix; a NixOS has no such program.
+case $0:$(id -u) in
+  /nix/store/*) ;;
+  *:0) echo "$0: is not there on NixOS; use {SYSTEM_PYTHON}" >&2; exit 127 ;;
+esac
 exec {PYTHON} "$@"
 """
 IN_TREE = """\

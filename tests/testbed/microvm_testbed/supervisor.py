@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import json
 import os
 import secrets
 import signal
@@ -16,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from . import cgroup, files, machine, net, nixos
+from .errors import TestbedError
 from .process import ProcessId
 
 SCRIPT = Path(__file__).resolve().parent.parent / "main.py"
@@ -127,6 +130,7 @@ def boot(directory: Path) -> None:
     if is_nixos:
         nixos.activate(MERGED)
     modules = bind_modules(MERGED)
+    remove_link(directory.name)
     machine.run(["mount", "-t", "tmpfs", "tmpfs", "/tmp"], timeout=10)
     command = [
         "systemd-nspawn", "--quiet", "--settings=no", "--register=no", "--keep-unit", "--boot",
@@ -140,6 +144,18 @@ def boot(directory: Path) -> None:
         "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
     }
     os.execvpe(command[0], command, environment)
+
+
+def remove_link(host: str) -> None:
+    """Remove what a boot before this one has left of the host's link to the bridge.
+
+    The kernel takes apart the network of processes that are dead when it finds the time. A name that is too long is
+    the link's alternative one (systemd-nspawn(1), --network-veth).
+    """
+    for link in json.loads(machine.run(["ip", "-json", "link", "show", "type", "veth"], timeout=10) or "[]"):
+        if f"vb-{host}" in (link["ifname"], *link.get("altnames", [])):
+            with contextlib.suppress(TestbedError):
+                machine.run(["ip", "link", "delete", "dev", link["ifname"]], timeout=10)
 
 
 def bind_devices() -> list[str]:

@@ -151,6 +151,23 @@ def test_modules_that_a_kernel_has_built_in() -> None:
     assert supervisor.built_in_modules(config) == ["kernel/arch/x86/kvm/kvm.ko", "kernel/drivers/net/tun.ko"]
 
 
+def test_a_link_that_is_left_of_a_boot_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = '{"ifname": "vb-a-very-lo4k", "altnames": ["vb-a-very-long-1"]}'
+    links = f'[{{"ifname": "vb-lab-1"}}, {{"ifname": "vb-lab-12"}}, {long}]'
+    calls: list[list[str]] = []
+
+    def run(command: list[str], *, timeout: float) -> str:
+        calls.append(command)
+        if "delete" in command:
+            raise TestbedError(f"it went by itself within {timeout} s")
+        return links
+
+    monkeypatch.setattr(machine, "run", run)
+    for host in ("lab-1", "a-very-long-1", "lab-2"):
+        supervisor.remove_link(host)
+    assert [call[-1] for call in calls if "delete" in call] == ["vb-lab-1", "vb-a-very-lo4k"]
+
+
 def test_missing_programs_are_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None if name.startswith("ssh") else f"/bin/{name}")
     assert machine.missing_packages() == ["openssh-client"]
