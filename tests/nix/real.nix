@@ -8,7 +8,7 @@
 # Without nixpkgs the real module system and the real modules of microvm.nix meet options
 # of NixOS that are those of the list, packages that are the stand-in's, and of what
 # microvm.nix sets or reads beside the list only the names.  A file of `modules` takes the
-# place of the listed options that it declares.
+# place of the listed groups of options that it declares.
 {
   directory,
   microvm,
@@ -78,7 +78,7 @@ let
       ) defaults
     );
   beside =
-    pkgs:
+    pkgs: top:
     optionsOf {
       "assertions" = [ ];
       "warnings" = [ ];
@@ -94,14 +94,12 @@ let
       "documentation" = { };
       "hardware" = { };
       # Of nixos/modules/misc/ids.nix, the names that files may ask for.
-      "ids.gids" = {
-        docker = 131;
-        kubernetes = 158;
-      };
-      "ids.uids" = {
-        kubernetes = 158;
-      };
+      "ids" = realLib.genAttrs [ "gids" "uids" ] (
+        _: realLib.genAttrs [ "cfssl" "docker" "etcd" "kubernetes" ] (_: 399)
+      );
       "meta" = { };
+      "networking.domain" = null;
+      "networking.fqdnOrHostName" = top.networking.hostName;
       "networking.hostId" = null;
       "networking.proxy.envVars" = { };
       "nix" = {
@@ -168,13 +166,25 @@ let
         plain
         // realLib.genAttrs [
           "bubblewrap"
+          "cacert"
+          "certmgr"
+          "certmgr-selfsigned"
+          "cfssl"
+          "cni-plugin-flannel"
+          "cni-plugins"
+          "conntrack_tools"
+          "etcdctl"
           "expect"
+          "flannel"
+          "gitMinimal"
+          "iproute"
           "libguestfs"
           "libguestfs-appliance"
           "libusb1"
           "parted"
           "qemu-utils"
           "squashfs-tools-ng"
+          "thin-provisioning-tools"
           "time"
           "wayland-proxy-virtwl"
           "waypipe"
@@ -197,6 +207,10 @@ let
           lib = realLib;
           path = toString ./.;
           buildPackages = set;
+          kubernetes = plain.kubernetes // {
+            addonManager = stub "addon-manager";
+            pause = stub "pause";
+          };
           linux.target = "bzImage";
           linuxPackages.kernel = plain.linux // {
             out = plain.linux;
@@ -212,6 +226,10 @@ let
           runCommand = runCommand;
           runCommandLocal = runCommand;
           closureInfo = _: stub "closure-info";
+          dockerTools = {
+            buildImage = given: stub given.name;
+            pullImage = _: stub "image";
+          };
           writeClosure = _: plain.writeText "closure" "";
           replaceVars = path: _: path;
           python3 = plain.python3 // {
@@ -245,24 +263,33 @@ let
       realLib.foldl' realLib.recursiveUpdate (module.options or { }) (
         map (declaredBy arguments) (module.imports or [ ])
       );
-  # Of two trees of options the first without those that the second has, too.
+  # The groups that they are in, as paths: what has further groups or options of its own below two names.  Not looked
+  # into, since what is in a group may depend on the configuration.
+  groupsOf =
+    path: options:
+    let
+      names = builtins.attrNames options;
+      deeper = name: groupsOf (path ++ [ name ]) options.${name};
+    in
+    if realLib.isOption options then
+      [ path ]
+    else if builtins.length path < 2 then
+      builtins.concatMap deeper names
+    else if builtins.length names == 1 && !(realLib.isOption options.${builtins.head names}) then
+      deeper (builtins.head names)
+    else
+      [ path ];
   without =
-    options: others:
-    builtins.listToAttrs (
-      builtins.concatMap (
-        name:
-        let
-          option = options.${name};
-          kept = without option others.${name};
-        in
-        if !(others ? ${name}) then
-          [ { inherit name; value = option; } ]
-        else if realLib.isOption option || realLib.isOption others.${name} || kept == { } then
-          [ ]
-        else
-          [ { inherit name; value = kept; } ]
-      ) (builtins.attrNames options)
-    );
+    options: path:
+    let
+      name = builtins.head path;
+    in
+    if !(options ? ${name}) then
+      options
+    else if builtins.length path == 1 then
+      builtins.removeAttrs options path
+    else
+      options // { ${name} = without options.${name} (builtins.tail path); };
 
   nixosSystem =
     {
@@ -297,8 +324,8 @@ let
               lib = withOwn;
               top = config;
             }
-          ) { inherit config; }) (beside pkgs)) (
-            map (declaredBy {
+          ) { inherit config; }) (beside pkgs config)) (
+            builtins.concatMap (module: groupsOf [ ] (declaredBy {
               inherit
                 config
                 options
@@ -306,8 +333,10 @@ let
                 utils
                 ;
               lib = realLib;
-            }) real
+            } module)) real
           );
+          # Files of NixOS set what is not listed; without them nothing does.
+          config._module.check = real == [ ];
           config.system.build = {
             toplevel = checked;
             initialRamdisk = pkgs.initrd;
@@ -335,7 +364,13 @@ let
           in
           if !(realLib.isOption option) then
             builtins.seq (forced option) done
-          else if option.isDefined && option.highestPrio < 1500 && option.type.name != "whatever" then
+          else if
+            # What NixOS itself sets is not always meant to be read.
+            !(builtins.any (file: builtins.elem (toString file) (map toString real)) option.declarations)
+            && option.isDefined
+            && option.highestPrio < 1500
+            && option.type.name != "whatever"
+          then
             # Its own type first: what is known of its parts may rely on that.
             builtins.seq option.value (builtins.seq (checkedValue (meta option) option.value) done)
           else

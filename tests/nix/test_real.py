@@ -149,6 +149,8 @@ def test_who_can_be_asked_to_shut_down_is_known(hypervisor: str, described: dict
 
 @pytest.mark.parametrize("case", list(test_guests.OF_MODULES))
 def test_an_error_in_a_users_module_names_its_place(case: str, tmp_path: Path) -> None:
+    if MODULES and case == "unknown-option":
+        pytest.skip("files of NixOS set options that are not listed, so none is refused")
     change, words = test_guests.OF_MODULES[case]
     entry = {**test_guests.described(test_guests.PLAIN_WISH)["plain"], **change}
     place = lay(tmp_path, guests={"plain": entry}, modules=test_guests.MODULES)

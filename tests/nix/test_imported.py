@@ -1,0 +1,8 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""NixOS hosts whose own flake imports parts of what the static flake would add."""
+
+from __future__ import annotations
+
