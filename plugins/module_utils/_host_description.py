@@ -22,6 +22,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.microvm.fleet.plugins.module_utils import _files, _hypervisors, _nixos
 from ansible_collections.microvm.fleet.plugins.module_utils import _guest_plan as planner
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
+from ansible_collections.microvm.fleet.plugins.module_utils._descriptions import system
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish, explaining
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Host, observe
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
@@ -53,6 +54,8 @@ class Described:
     """The host as it is described.  *settings* by guest, then by unit: settings of a drop-in."""
 
     name: str = ""
+    # As Nix calls it, x86_64-linux.
+    system: str | None = None
     # The host's own system, without anything of the collection.
     bare: bool = False
     autostart: tuple[str, ...] = ()
@@ -67,6 +70,7 @@ class Described:
         return {
             "version": VERSION,
             "name": self.name,
+            "system": self.system,
             "bare": self.bare,
             "autostart": list(self.autostart),
             "start_timeout": self.start_timeout,
@@ -100,6 +104,7 @@ def read(text: str) -> Described:
             )
         return Described(
             name=str(value["name"]),
+            system=value.get("system"),
             bare=bool(value.get("bare", False)),
             autostart=tuple(map(str, value["autostart"])),
             start_timeout=int(value.get("start_timeout", TIMEOUT)),
@@ -375,6 +380,6 @@ def converge(
 def _planned(wish: HostWish, paths: Paths, commands: Commands, place: str, host_name: str) -> Result:
     text = _files.read_text(place)
     before = None if text is None else read(text)
-    after = make(wish, before or Described(name=host_name), observe(paths, commands))
+    after = replace(make(wish, before or Described(name=host_name), observe(paths, commands)), system=system())
     running = _files.read_text(os.path.join(paths.root, _nixos.RUNNING.lstrip("/"), "host.json"))
     return Result(before, after, switch_needed=(None if after.bare else after) != (running and read(running)))

@@ -148,6 +148,7 @@ description:
   sample:
     version: 1
     name: host1
+    system: x86_64-linux
     bare: false
     autostart: [web1]
     start_timeout: 150

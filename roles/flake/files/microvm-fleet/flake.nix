@@ -7,6 +7,8 @@
     base.url = "flake:microvm-fleet-base";
     microvm.url = "flake:microvm-fleet-microvm";
 
+    # A base that imports nix/host.nix from an input of this name has it, and the JSON, from here.
+    base.inputs.microvm-fleet.follows = "";
     nixpkgs.follows = "base/nixpkgs";
     microvm.inputs.nixpkgs.follows = "nixpkgs";
   };

@@ -53,6 +53,7 @@ def described(wish: HostWish, before: Described = EMPTY, on: Host | None = None)
 def test_nothing_wished_changes_nothing() -> None:
     before = Described(
         name="host1",
+        system="aarch64-linux",
         autostart=("web1",),
         start_timeout=60,
         writable_paths=("/srv",),
@@ -69,6 +70,7 @@ def test_the_host() -> None:
     assert after.as_dict() == {
         "version": 1,
         "name": "host2",
+        "system": None,
         "bare": False,
         "autostart": [],
         "start_timeout": 100,
@@ -260,6 +262,7 @@ def test_check_run_check_run(nixos: FakeHost) -> None:
     ran = run(nixos, wish)
     assert ran.values() == checked.values()
     assert json.loads(place(nixos).read_text("utf-8"))["name"] == "host1"
+    assert json.loads(place(nixos).read_text("utf-8"))["system"] == f"{os.uname().machine}-linux"
     assert json.loads(place(nixos).read_text("utf-8"))["autostart"] == ["a"]
     assert ran.values()["diff"]["before"] == {}
     for check in (True, False):

@@ -5,7 +5,7 @@
 
 let
   inherit (builtins) elemAt foldl' fromJSON groupBy head isString length mapAttrs match pathExists readFile removeAttrs replaceStrings split;
-  inherit (lib) attrNames concatMap concatMapStrings filter filterAttrs genAttrs hasSuffix listToAttrs mapAttrs' mkDefault mkForce mkIf mkMerge nameValuePair removeSuffix splitString;
+  inherit (lib) attrNames concatMap concatMapStrings filter filterAttrs genAttrs hasSuffix listToAttrs mapAttrs' mkDefault mkForce mkIf mkMerge mkOption nameValuePair removeSuffix splitString types;
 
   read = file: default: if pathExists file then fromJSON (readFile file) else default;
 
@@ -147,71 +147,81 @@ let
   directory = mode: { d = { inherit mode; user = "root"; group = "root"; }; };
 in
 {
-  microvm.autostart = host.autostart;
-
-  boot.kernelModules = host.kernel_modules;
-
-  systemd.tmpfiles.settings = {
-    # Not the hypervisors' user: who owns this directory decides what root runs.
-    "10-microvm".${checked}.d = {
-      user = mkForce "root";
-      group = mkForce "root";
-      mode = mkForce "0755";
-    };
-    "10-microvm-fleet" = {
-      "/var/lib/microvm-fleet" = directory "0700";
-      "/var/lib/microvm-fleet/guests" = directory "0700";
-      "/var/lib/microvm-fleet/networks" = directory "0700";
-      "/nix/var/nix/gcroots/microvm" = directory "0755";
-      "/nix/var/nix/gcroots/microvm-fleet" = directory "0755";
-    };
+  options.fleet.source = mkOption {
+    type = types.str;
+    description = "Where this file and the JSON beside it are.";
+    internal = true;
+    readOnly = true;
+    default = toString ../.;
   };
 
-  systemd.services = mkMerge [
-    {
-      "microvm@" = guestUnit "microvm@" (said: {
-        TimeoutStartSec = [ (toString host.start_timeout) ];
-        TimeoutStopSec = [ (toString host.stop_timeout) ];
-        BindPaths = said.BindPaths ++ map (path: "-${path}") host.writable_paths;
-        ReadWritePaths = said.ReadWritePaths ++ map (path: "-${path}") host.writable_paths;
-      });
-    }
-    (genAttrs [
-      "microvm-set-booted@"
-      "microvm-tap-interfaces@"
-      "microvm-macvtap-interfaces@"
-      "microvm-pci-devices@"
-      "microvm-virtiofsd@"
-    ]
-      (name: guestUnit name (_: { })))
-    (dropIns "microvm" "settings")
-    (dropIns "microvm-virtiofsd" "virtiofsd_settings")
-    (mkIf networked {
-      microvm-fleet-network = unit "microvm-fleet-network.service" (_: { }) // {
-        path = [ pkgs.nftables ];
-        wantedBy = [ "multi-user.target" "nftables.service" ];
-        # A restart would let everything pass for a moment.
-        reloadIfChanged = true;
+  config = mkIf (!(host.bare or false)) {
+    microvm.autostart = host.autostart;
+
+    boot.kernelModules = host.kernel_modules;
+
+    systemd.tmpfiles.settings = {
+      # Not the hypervisors' user: who owns this directory decides what root runs.
+      "10-microvm".${checked}.d = {
+        user = mkForce "root";
+        group = mkForce "root";
+        mode = mkForce "0755";
       };
-    })
-  ];
+      "10-microvm-fleet" = {
+        "/var/lib/microvm-fleet" = directory "0700";
+        "/var/lib/microvm-fleet/guests" = directory "0700";
+        "/var/lib/microvm-fleet/networks" = directory "0700";
+        "/nix/var/nix/gcroots/microvm" = directory "0755";
+        "/nix/var/nix/gcroots/microvm-fleet" = directory "0755";
+      };
+    };
 
-  systemd.network = mkIf networked {
-    enable = true;
-    netdevs = named ".netdev" netdev;
-    networks = named ".network" network;
-    # Where something else keeps the uplink, networkd has nothing to wait for.
-    wait-online.enable = mkIf networks.foreign (mkDefault false);
+    systemd.services = mkMerge [
+      {
+        "microvm@" = guestUnit "microvm@" (said: {
+          TimeoutStartSec = [ (toString host.start_timeout) ];
+          TimeoutStopSec = [ (toString host.stop_timeout) ];
+          BindPaths = said.BindPaths ++ map (path: "-${path}") host.writable_paths;
+          ReadWritePaths = said.ReadWritePaths ++ map (path: "-${path}") host.writable_paths;
+        });
+      }
+      (genAttrs [
+        "microvm-set-booted@"
+        "microvm-tap-interfaces@"
+        "microvm-macvtap-interfaces@"
+        "microvm-pci-devices@"
+        "microvm-virtiofsd@"
+      ]
+        (name: guestUnit name (_: { })))
+      (dropIns "microvm" "settings")
+      (dropIns "microvm-virtiofsd" "virtiofsd_settings")
+      (mkIf networked {
+        microvm-fleet-network = unit "microvm-fleet-network.service" (_: { }) // {
+          path = [ pkgs.nftables ];
+          wantedBy = [ "multi-user.target" "nftables.service" ];
+          # A restart would let everything pass for a moment.
+          reloadIfChanged = true;
+        };
+      })
+    ];
+
+    systemd.network = mkIf networked {
+      enable = true;
+      netdevs = named ".netdev" netdev;
+      networks = named ".network" network;
+      # Where something else keeps the uplink, networkd has nothing to wait for.
+      wait-online.enable = mkIf networks.foreign (mkDefault false);
+    };
+
+    # The DHCP server of a bridge is asked by its guests.
+    networking.firewall.interfaces = genAttrs networks.dhcp (_: { allowedUDPPorts = [ 67 ]; });
+
+    environment.etc = mkMerge [
+      (mkIf networked { "sysctl.d/90-microvm-fleet.conf".text = sysctl; })
+      (mkIf (networked && networks.foreign) { "systemd/networkd.conf.d/50-microvm-fleet.conf".source = ./units/networkd.conf; })
+      # By these the roles see what the system that runs was made of.
+      (mkIf (pathExists ../host.json) { "microvm-fleet-system/host.json".source = ../host.json; })
+      (mkIf (pathExists ../networks.json) { "microvm-fleet-system/networks.json".source = ../networks.json; })
+    ];
   };
-
-  # The DHCP server of a bridge is asked by its guests.
-  networking.firewall.interfaces = genAttrs networks.dhcp (_: { allowedUDPPorts = [ 67 ]; });
-
-  environment.etc = mkMerge [
-    (mkIf networked { "sysctl.d/90-microvm-fleet.conf".text = sysctl; })
-    (mkIf (networked && networks.foreign) { "systemd/networkd.conf.d/50-microvm-fleet.conf".source = ./units/networkd.conf; })
-    # By these the roles see what the system that runs was made of.
-    (mkIf (pathExists ../host.json) { "microvm-fleet-system/host.json".source = ../host.json; })
-    (mkIf (pathExists ../networks.json) { "microvm-fleet-system/networks.json".source = ../networks.json; })
-  ];
 }

@@ -48,17 +48,24 @@ let
   # The user's own configuration of the host, as it is.
   configurations = base.nixosConfigurations or { };
   ownConfiguration = configurations.${host.name} or (
-    if base ? anyHost then base.anyHost system else throw
-      "host.json names the host ${host.name}, and the base flake has no nixosConfigurations.${host.name}; it has: ${names configurations}."
+    if base ? anyHost then base.anyHost (host.system or system) else throw
+      "host.json names the host ${host.name}, and the base flake has no nixosConfigurations.${host.name}; it has: ${names configurations}. Name one of them in microvm_host_system_name, or have the flake that microvm_flake_base names describe this host."
   );
 
   hosts = lib.optionalAttrs (host != null) {
     ${host.name} =
       if described.guests ? ${host.name} then throw
         "${host.name} is the name of this host in host.json and of a guest in guests.json: give the guest another name."
+      # Imported there.
+      else if ownConfiguration.options ? fleet then
+        if ownConfiguration.config.fleet.source == toString ../. then ownConfiguration
+        else throw "nixosConfigurations.${host.name} of the base flake imports nix/host.nix from ${ownConfiguration.config.fleet.source}, which has other JSON than this host: give the input that it comes from the name microvm-fleet."
       # A host that the collection has left, or is to leave.
       else if host.bare or false then ownConfiguration
-      else ownConfiguration.extendModules { modules = [ microvm.nixosModules.host ./host.nix ]; };
+      else ownConfiguration.extendModules {
+        # What the user has imported already would be declared twice.
+        modules = lib.optional (!((ownConfiguration.options.microvm or { }) ? autostart)) microvm.nixosModules.host ++ [ ./host.nix ];
+      };
   };
 in
 {
