@@ -132,6 +132,8 @@ class Lab:
     name: str
     work: Path
     collections: Path
+    # Short, as the path of a socket has to be.
+    sockets: Path
 
     def ssh(self, host: int, command: str, *, text: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command on a host over SSH."""
@@ -621,19 +623,22 @@ class Screen:
         words = "remote-viewer spice+unix://"
         if words not in printed or "/var/lib/microvms/desk/spice.sock" not in printed:
             raise Failed(printed)
-        done = run(
-            ["ansible-playbook", "-i", str(self.lab.inventory), "microvm.fleet.console", *self.arguments("nobody")]
-        )
-        if done.returncode == 0 or "No host that answered has a guest nobody" not in done.stdout:
-            raise Failed(done.stdout)
+        self.refused("nobody", "No host that answered has a guest nobody.")
         return next(line.strip() for line in printed.splitlines() if words in line)
+
+    def refused(self, guest: str, words: str) -> None:
+        """The playbook says why it cannot."""
+        argv = ["ansible-playbook", "-i", str(self.lab.inventory), "microvm.fleet.console", *self.arguments(guest)]
+        done = run(argv, timeout=900)
+        if done.returncode == 0 or words not in done.stdout:
+            raise Failed(done.stdout + done.stderr)
 
     def arguments(self, guest: str = "desk", **further: Any) -> tuple[str, ...]:
         """Those of the playbook."""
         variables = {
             "microvm_hosts": "all",
             "microvm_console_guest": guest,
-            "microvm_console_directory": str(self.lab.work),
+            "microvm_console_directory": str(self.lab.sockets),
             **further,
         }
         return ("-e", json.dumps(variables))
@@ -684,7 +689,8 @@ class Screen:
         expect("result", self.lab.do(1, "systemctl show -P Result microvm@desk").strip(), "success")
         state = self.lab.do(1, "python3 /srv/guests/volume_state.py /var/lib/microvms/desk/data.img")
         expect("clean", json.loads(state)["clean"], True)
-        return "success"
+        self.refused("desk", "shows no screen over SPICE: it does not run")
+        return "success, and the playbook says that it does not run"
 
     def ticket(self) -> str:
         """Over TCP, QEMU takes the ticket from its file, and lets nobody in without it."""
@@ -783,7 +789,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         work = given.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        lab = Lab(given.lab, work.resolve(), given.collections.resolve())
+        lab = Lab(given.lab, work.resolve(), given.collections.resolve(), Path(temporary))
         try:
             machine_packages()
             lab.up()
