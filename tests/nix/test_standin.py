@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -288,6 +290,24 @@ def test_the_rest_of_etc() -> None:
     assert "u u -:kvm" in str(texts["sysusers.d/00-nixos.conf"])
     assert "table inet t {\nset s { }\n}" in str(texts["nftables.nft"])
     assert "X-ReloadIfChanged=true" in str(texts["systemd/system/nftables.service"])
+
+
+def test_a_copy_of_the_stand_ins_has_all_that_they_are_made_of(tmp_path: Path) -> None:
+    # As README.md and the testbed put them onto a host: what links lead to, in their place.
+    shutil.copytree(HERE / "standin", tmp_path / "standin")
+    assert [path for path in (tmp_path / "standin").rglob("*") if path.is_symlink()] == []
+    guest = """
+      let
+        nixpkgs = (import (standin + "/nixpkgs/flake.nix")).outputs { self = { }; };
+        microvm = (import (standin + "/microvm/flake.nix")).outputs { self = { }; inherit nixpkgs; };
+      in
+      (nixpkgs.lib.nixosSystem {
+        system = "x86_64-linux";
+        modules = [ microvm.nixosModules.microvm { microvm.hypervisor = "qemu"; } ];
+      }).config.microvm.declaredRunner.outPath
+    """
+    copied, own = (nix(f"let standin = {place}; in {guest}") for place in (tmp_path / "standin", HERE / "standin"))
+    assert copied == own
 
 
 def test_the_host_module_has_the_units_of_microvm_nix() -> None:

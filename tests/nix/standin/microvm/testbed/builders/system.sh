@@ -1,0 +1,1 @@
+../../../../../testbed/flake/builders/system.sh
