@@ -8,22 +8,14 @@ from __future__ import annotations
 
 import re
 import typing as t
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
-from ansible_collections.microvm.fleet.plugins.module_utils._describe import (
-    Description,
-    Surroundings,
-    addresses_by_name,
-    describe_all,
-)
-from ansible_collections.microvm.fleet.plugins.module_utils._net_wish import parse
 from ansible_collections.microvm.fleet.plugins.module_utils._profiles import PROFILES, together
 from ansible_collections.microvm.fleet.tests.unit.support.pages import (
     credential_rows,
+    example_of,
     needs_rows,
     option_rows,
     port_rows,
@@ -63,21 +55,11 @@ def test_links_lead_to_pages(name: str) -> None:
 
 @each
 def test_the_examples_of_a_page_are_right(name: str) -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", page(name), re.DOTALL)
-    hosts = yaml.safe_load(example)["microvm_hosts"]["hosts"].values()
-    surroundings = [
-        Surroundings(networks={one["name"]: parse(one) for one in variables["microvm_networks"]}) for variables in hosts
-    ]
-    peers: dict[str, t.Sequence[str]] = {}
-    for variables, around in zip(hosts, surroundings, strict=True):
-        peers.update(addresses_by_name(variables["microvm_guests"], around))
-    options: dict[str, dict[str, dict[str, t.Any]]] = {}
-    for variables, around in zip(hosts, surroundings, strict=True):
-        entries = variables["microvm_guests"]
-        for place, described in describe_all(entries, replace(around, peers=peers)).items():
-            assert isinstance(described, Description), described
+    options: dict[str, t.Mapping[str, t.Mapping[str, t.Any]]] = {}
+    for guests in example_of(page(name)).values():
+        for guest, described in guests.items():
             assert described.warnings == ()
-            options[entries[place]["name"]] = described.entry["profiles"]
+            options[guest] = described.entry["profiles"]
     assert any(name in profiles for profiles in options.values())
     assert together(options) == []
 

@@ -2,12 +2,24 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Tables of the pages in docs/profiles, as the entry of a profile has them."""
+"""What the pages in docs/profiles say: tables, as the entry of a profile has them, and an inventory."""
 
 from __future__ import annotations
 
 import json
+import re
+import typing as t
+from dataclasses import replace
 
+import yaml
+
+from ansible_collections.microvm.fleet.plugins.module_utils._describe import (
+    Description,
+    Surroundings,
+    addresses_by_name,
+    describe_all,
+)
+from ansible_collections.microvm.fleet.plugins.module_utils._net_wish import parse
 from ansible_collections.microvm.fleet.plugins.module_utils._profile_frame import Option, Profile
 
 OPTION_HEAD = ["| option | type | default | description |", "| --- | --- | --- | --- |"]
@@ -104,4 +116,25 @@ def tables(text: str) -> list[list[str]]:
                 found.append([])
             found[-1].append(line)
         before = line
+    return found
+
+
+def example_of(text: str) -> dict[str, dict[str, Description]]:
+    """The guests of a page's inventory, by host, described as the roles do it: with all hosts in view."""
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    hosts: dict[str, t.Any] = yaml.safe_load(example)["microvm_hosts"]["hosts"]
+    around = {
+        host: Surroundings(networks={one["name"]: parse(one) for one in variables["microvm_networks"]})
+        for host, variables in hosts.items()
+    }
+    peers: dict[str, t.Sequence[str]] = {}
+    for host, variables in hosts.items():
+        peers.update(addresses_by_name(variables["microvm_guests"], around[host]))
+    found: dict[str, dict[str, Description]] = {}
+    for host, variables in hosts.items():
+        entries = variables["microvm_guests"]
+        found[host] = {}
+        for place, one in describe_all(entries, replace(around[host], peers=peers)).items():
+            assert isinstance(one, Description), one
+            found[host][entries[place]["name"]] = one
     return found
