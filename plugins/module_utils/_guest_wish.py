@@ -207,7 +207,8 @@ def _description_spec() -> dict[str, t.Any]:
         "store": {"type": "str", "choices": ["disk", "host"]},
         "vsock_cid": {"type": "int"},
         "credentials": {"type": "dict"},
-        "ssh_keys": {"type": "list", "elements": "str"},
+        # Public keys.
+        "ssh_keys": {"type": "list", "elements": "str", "no_log": False},
         "release": {"type": "str"},
         "profiles": {"type": "list", "elements": "str"},
         "profile_options": {"type": "dict"},

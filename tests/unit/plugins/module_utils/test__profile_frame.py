@@ -134,7 +134,8 @@ def test_an_option_is_whole(option: Option) -> None:
 def test_a_default_is_what_the_option_takes(option: Option) -> None:
     if option.default is None:
         return
-    assert type(option.default) is TAKEN[option.kind]
+    assert isinstance(option.default, TAKEN[option.kind])
+    assert isinstance(option.default, bool) == (option.kind == "bool")
     assert json.loads(json.dumps(option.default)) is not None
     profile = dataclasses.replace(PROFILES["k3s_server"], name="x", options={"x": option}, stop_option=None, check=None)
     guest = Guest(name="g", hypervisor="qemu", profiles=("x",), options={"x": {"x": option.default}})
