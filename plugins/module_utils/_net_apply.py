@@ -18,7 +18,7 @@ from dataclasses import replace
 from ansible_collections.microvm.fleet.plugins.module_utils import _files
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.microvm.fleet.plugins.module_utils._net_files import NetPaths
+from ansible_collections.microvm.fleet.plugins.module_utils._net_files import NETWORKD, NetPaths
 from ansible_collections.microvm.fleet.plugins.module_utils._net_observe import Observed, look, observe
 from ansible_collections.microvm.fleet.plugins.module_utils._net_plan import (
     DeleteBridge,
@@ -41,6 +41,9 @@ from ansible_collections.microvm.fleet.plugins.module_utils._nft import FAMILY, 
 # was not there at that moment (seen with systemd 252).
 _LOOK: t.Final = 0.05
 _MEND: t.Final = 1.0
+# Seconds until it is started again.  A bridge whose .netdev file was gone and is back is there for networkd ("File
+# exists"), but never ready for taps (seen with systemd 257), as after a switch of NixOS there and back.
+_RESTART: t.Final = 5.0
 # Modes of directories that are made; others are the system's own.
 _PRIVATE: t.Final = 0o700
 
@@ -123,6 +126,7 @@ class Apply:
         """Look at the kernel until it is as wished, and let networkd mend what it left."""
         deadline = time.monotonic() + self.timeout
         mend = time.monotonic() + _MEND
+        restart = time.monotonic() + min(_RESTART, self.timeout / 2)
         while True:
             seen = look(self.commands, self.paths, before)
             left = [one for one in differences(target, seen) if not one.field.startswith("nftables")]
@@ -132,7 +136,10 @@ class Apply:
             if now >= deadline:
                 raise self._complaint(left[0], target)
             links = links_to_mend(target, seen, left)
-            if links and now >= mend:
+            if now >= restart and any(one.field == "taps" for one in left):
+                self.commands.run(["systemctl", "restart", NETWORKD], check=False)
+                restart, mend = deadline, now + _MEND
+            elif links and now >= mend:
                 self.commands.run(["networkctl", "reconfigure", *links], check=False)
                 mend = now + _MEND
             time.sleep(_LOOK)

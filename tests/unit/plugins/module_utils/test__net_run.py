@@ -203,6 +203,26 @@ def test_networkd_is_asked_again(net: FakeNet, monkeypatch: pytest.MonkeyPatch) 
     assert net.links["vm-a"]["master"] == "lan"
 
 
+def test_networkd_is_started_again_for_a_bridge_that_takes_no_taps(
+    net: FakeNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_net_apply, "_MEND", 0.0)
+    monkeypatch.setattr(_net_apply, "_RESTART", 0.0)
+    net.add("vm-a", kind="tun")
+    net.stubborn.add("taps")
+    restarts = []
+
+    def before(argv: t.Sequence[str]) -> None:
+        if list(argv) == ["systemctl", "restart", "systemd-networkd.service"]:
+            restarts.append(argv)
+            net.stubborn.clear()
+
+    net.before = before
+    run(net, lan())
+    assert net.links["vm-a"]["master"] == "lan"
+    assert len(restarts) == 1
+
+
 def test_rules_that_do_not_come_about_are_an_error(net: FakeNet) -> None:
     net.answers[f"systemctl reload-or-restart {UNIT_NAME}"] = Completed((), 0, "", "")
     with pytest.raises(FleetError, match="networks of the host, nftables: wished is table inet microvm_fleet"):
