@@ -24,7 +24,7 @@ import typing as t
 from ansible_collections.microvm.fleet.plugins.module_utils import _files, _nix, _systemd
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import read_runner
-from ansible_collections.microvm.fleet.plugins.module_utils._errors import CommandError, FleetError
+from ansible_collections.microvm.fleet.plugins.module_utils._errors import Busy, CommandError, FleetError
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import LOOP, litter_of
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import (
     CREDENTIALS,
@@ -193,7 +193,11 @@ class Apply:
             _descriptions.write(self.paths, changes, timeout=self.lock_timeout)
         except FleetError as error:
             for plan in plans:
-                self.outcomes[plan.name].error = _about(plan, error.field or "hypervisor", error)
+                # Of a lock, the subject says what it is on.
+                seen = f"{error.subject}: {error.seen}" if isinstance(error, Busy) else error.seen
+                self.outcomes[plan.name].error = FleetError(
+                    seen, subject=plan.wish.subject, field=error.field or "hypervisor", hint=error.hint
+                )
         except OSError as error:
             for plan in plans:
                 self.outcomes[plan.name].error = _broken(plan, steps[plan.name], error)

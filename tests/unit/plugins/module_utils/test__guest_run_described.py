@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 from pathlib import Path
 
@@ -247,7 +248,23 @@ def test_a_directory_that_cannot_be_changed(host: FakeHost, monkeypatch: pytest.
     assert "discard the credential token: Operation not permitted" in failures(result)["web1"]
 
 
-# What is read while others write
+# What is read and written while others write
+
+
+def test_descriptions_that_another_run_changes(host: FakeHost) -> None:
+    run(host, [described(state="started")])
+    before = host.tree()
+    with _files.lock(f"{host.paths.locks}/descriptions", what="it"):
+        result = run(host, [described(mem=1024)], update="activate")
+    assert re.fullmatch(
+        r"guest web1, hypervisor: descriptions of guests: another run \(process \d+\) is working on it\. "
+        r"Wait for it to end, or raise lock_timeout\.",
+        failures(result)["web1"],
+    )
+    changed = {place for place, text in host.tree().items() if before.get(place) != text}
+    assert all(place.endswith("/staged") for place in changed), "what was built waits for the next run"
+    assert not run(host, [described(mem=1024)], update="activate").failures
+    assert host.descriptions()["web1"]["mem"] == 1024
 
 
 def test_a_flake_that_changes_while_it_is_read(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
