@@ -1,0 +1,2 @@
+# Nothing more than the user's configuration has.
+{ }
