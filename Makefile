@@ -29,7 +29,7 @@ nix: ## The static flake evaluated with stand-ins for nixpkgs and microvm.nix
 sanity: ## ansible-test sanity on each core that this machine can run
 	@$(TOOLS) sanity $(ARGS)
 
-unit: ## Unit tests on each core that this machine can run
+unit: ## Unit tests, those of plugins on each core that this machine can run
 	@$(TOOLS) unit $(ARGS)
 
 molecule: ## Molecule scenarios on real hosts; e.g. ARGS='converge -s net'
