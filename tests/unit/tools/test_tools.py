@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,6 +28,25 @@ net                       : actions=5  successful=2  disabled=0  skipped=0  miss
 site-bookworm             : actions=4  successful=2  disabled=0  skipped=0  missing=1  failed=1
 default                   : actions=1  successful=1  disabled=0  skipped=0  missing=0  failed=0
 """
+
+
+@pytest.mark.parametrize(
+    ("blocks", "flags", "there"),
+    [(unit.ROOM, 0, True), (unit.ROOM - 1, 0, False), (unit.ROOM, os.ST_NOEXEC, False)],
+)
+def test_files_of_unit_tests_are_in_memory_where_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, blocks: int, flags: int, there: bool
+) -> None:
+    seen = SimpleNamespace(f_bavail=blocks, f_frsize=1, f_flag=flags)
+    monkeypatch.setattr(os, "statvfs", lambda path: seen)
+    assert unit._memory() == (unit.MEMORY if there else None)
+
+
+def test_files_of_unit_tests_are_on_the_disk_where_there_is_no_memory_for_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(unit, "MEMORY", tmp_path / "none")
+    assert unit._memory() is None
 
 
 @pytest.mark.parametrize(
