@@ -104,10 +104,10 @@ def beside(path: str) -> str:
     return os.path.join(directory, f"{TEMPORARY}{name}.{os.getpid()}")
 
 
-def write_file(path: str, text: str, *, mode: int = 0o644, uid: int = 0, gid: int = 0) -> None:
-    """Put *text* at *path*, whole or not at all.  *mode* in octal as chmod(2) has it."""
+def write_file(path: str, content: str | bytes, *, mode: int = 0o644, uid: int = 0, gid: int = 0) -> None:
+    """Put *content* at *path*, whole or not at all.  *mode* in octal as chmod(2) has it."""
     unflushed = Unflushed()
-    parts = replace_file(path, text, mode=mode, uid=uid, gid=gid, unflushed=unflushed)
+    parts = replace_file(path, content, mode=mode, uid=uid, gid=gid, unflushed=unflushed)
     for _part in parts:
         try:
             _flush_now(unflushed)
@@ -123,14 +123,14 @@ def _flush_now(unflushed: Unflushed) -> None:
 
 
 def replace_file(
-    path: str, text: str, *, unflushed: Unflushed, mode: int = 0o644, uid: int = 0, gid: int = 0
+    path: str, content: str | bytes, *, unflushed: Unflushed, mode: int = 0o644, uid: int = 0, gid: int = 0
 ) -> t.Generator[None, None, None]:
     """As `write_file`, in parts: before it is resumed, and after its end, *unflushed* has to be flushed."""
     temporary = beside(path)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     try:
-        make_file(temporary, text, unflushed=unflushed, mode=mode, uid=uid, gid=gid)
+        make_file(temporary, content, unflushed=unflushed, mode=mode, uid=uid, gid=gid)
         yield
         os.rename(temporary, path)
     except GeneratorExit:
@@ -143,11 +143,13 @@ def replace_file(
     unflushed.add(os.path.dirname(path))
 
 
-def make_file(path: str, text: str, *, unflushed: Unflushed, mode: int = 0o644, uid: int = 0, gid: int = 0) -> None:
+def make_file(
+    path: str, content: str | bytes, *, unflushed: Unflushed, mode: int = 0o644, uid: int = 0, gid: int = 0
+) -> None:
     """Make the file *path*, which nobody sees yet."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(text)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content.encode("utf-8") if isinstance(content, str) else content)
         stream.flush()
         os.fchown(stream.fileno(), uid, gid)
         os.fchmod(stream.fileno(), mode)

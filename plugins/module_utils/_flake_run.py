@@ -26,7 +26,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils import _files, _flak
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import CommandError, FleetError, explaining
 from ansible_collections.microvm.fleet.plugins.module_utils._flake_wish import PLACE, PREFIX, SUBJECT, FlakeWish, Secret
-from ansible_collections.microvm.fleet.plugins.module_utils._nix import reason
+from ansible_collections.microvm.fleet.plugins.module_utils._nix import FEATURES, reason
 
 # What is below these belongs to the collection alone.  modules/ is the user's, and files beside flake.nix are data.
 OWN: t.Final = ("nix", "bases")
@@ -36,7 +36,6 @@ FILE_MODE: t.Final = 0o644
 SECRET_DIRECTORY_MODE: t.Final = 0o700
 SECRET_MODE: t.Final = 0o600
 
-_FEATURES: t.Final = ("--extra-experimental-features", "nix-command flakes")
 _SCRATCH: t.Final = "flake-"
 
 
@@ -397,7 +396,7 @@ def _targets(
     """What *references* are as attributes: Nix reads them, by writing a registry, and fetches nothing."""
     registry = os.path.join(scratch, "targets.json")
     for name, reference in references.items():
-        argv = ["nix", *_FEATURES, "registry", "add", "--registry", registry, f"flake:{PREFIX}{name}", reference]
+        argv = ["nix", *FEATURES, "registry", "add", "--registry", registry, f"flake:{PREFIX}{name}", reference]
         try:
             commands.run(argv, timeout=timeout)
         except CommandError as error:
@@ -437,7 +436,7 @@ def _lock_in(
         answers["base"] = {"to": {"type": "path", "path": os.path.join(copy, below)}}
     registry = os.path.join(scratch, "registry.json")
     _write(registry, _flake_lock.write_registry(answers).encode())
-    argv = ["nix", *_FEATURES, "flake", "lock", f"path:{copy}", "--option", "flake-registry", registry]
+    argv = ["nix", *FEATURES, "flake", "lock", f"path:{copy}", "--option", "flake-registry", registry]
     try:
         commands.run(argv, timeout=timeout)
     except CommandError as error:
@@ -513,22 +512,7 @@ def _replace(path: str, content: bytes, mode: int) -> None:
     """Put *content* at *path*, whole or not at all."""
     if os.path.isdir(path) and not os.path.islink(path):
         raise FleetError(f"{path} is a directory, and is to be a file.", subject=SUBJECT, hint="Move it away.")
-    temporary = _files.beside(path)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            os.fchmod(stream.fileno(), mode)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    _files.sync_directory(os.path.dirname(path))
+    _files.write_file(path, content, mode=mode, uid=os.geteuid(), gid=os.getegid())
 
 
 def converge(

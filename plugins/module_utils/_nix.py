@@ -30,7 +30,7 @@ NAMES_AT_ONCE: t.Final = 1000
 # and many open files.  So many are enough to keep a host busy.
 BUILDS_AT_ONCE: t.Final = 50
 
-_FEATURES = ("--extra-experimental-features", "nix-command flakes")
+FEATURES: t.Final = ("--extra-experimental-features", "nix-command flakes")
 
 # Facts of guests, by the option names of microvm.nix.  Options without a default throw when they are read unset,
 # so each of those is tried.  Contexts are dropped: the answer must not make a build.
@@ -99,7 +99,7 @@ def resolve(commands: Commands, reference: str, *, timeout: float, subject: str 
     """What *reference* is now.  Raises CommandError when it cannot be fetched or is no flake."""
     try:
         metadata = commands.json(
-            ["nix", *_FEATURES, "flake", "metadata", "--json", "--no-write-lock-file", reference],
+            ["nix", *FEATURES, "flake", "metadata", "--json", "--no-write-lock-file", reference],
             timeout=timeout,
             subject=subject,
         )
@@ -153,7 +153,7 @@ def _evaluate(
     commands: Commands, flake: Flake, names: t.Sequence[str], *, timeout: float, keep: bool
 ) -> dict[str, Evaluated | CommandError]:
     """One process.  The attribute at the end of the command is why Nix applies the function to the arguments."""
-    argv = ["nix", *_FEATURES, "eval", "--json", "--no-write-lock-file"]
+    argv = ["nix", *FEATURES, "eval", "--json", "--no-write-lock-file"]
     if not keep:
         argv.append("--read-only")
     argv += ["--expr", FACTS, "--argstr", "flake", flake.url, "--argstr", "names", json.dumps(list(names)), "answer"]

@@ -18,7 +18,7 @@ import time
 import typing as t
 from dataclasses import asdict, dataclass
 
-from ansible_collections.microvm.fleet.plugins.module_utils import _files
+from ansible_collections.microvm.fleet.plugins.module_utils import _files, _systemd
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import STORE
@@ -191,10 +191,9 @@ class UnitState:
 
 
 def parse_units(text: str) -> dict[str, UnitState]:
-    """Units by name of what ``systemctl show`` printed: blocks of ``Key=value``, an empty line between."""
+    """Units by name of what ``systemctl show`` printed."""
     units = {}
-    for block in text.split("\n\n"):
-        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+    for values in _systemd.blocks(text):
         if "Id" in values:
             status = values.get("ExecMainStatus", "0")
             units[values["Id"]] = UnitState(

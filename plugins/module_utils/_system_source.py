@@ -21,7 +21,6 @@ from ansible_collections.microvm.fleet.plugins.module_utils._system_observe impo
 from ansible_collections.microvm.fleet.plugins.module_utils._system_plan import Wished
 from ansible_collections.microvm.fleet.plugins.module_utils._system_wish import SystemWish
 
-_FEATURES: t.Final = ("--extra-experimental-features", "nix-command flakes")
 _NAMED: t.Final = 10
 
 # Where a system is and what builds it.  Contexts are dropped: the answer must not make a build.
@@ -51,7 +50,7 @@ def evaluate(paths: SystemPaths, commands: Commands, wish: SystemWish, *, timeou
     """
     try:
         flake = _nix.resolve(commands, wish.flake, timeout=timeout, subject=wish.subject)
-        argv = ["nix", *_FEATURES, "eval", "--json", "--no-write-lock-file"]
+        argv = ["nix", *_nix.FEATURES, "eval", "--json", "--no-write-lock-file"]
         if not keep:
             argv.append("--read-only")
         argv += ["--expr", TOPLEVEL, "--argstr", "flake", flake.url, "--argstr", "name", wish.name, "answer"]
@@ -101,7 +100,7 @@ def _lock(paths: SystemPaths, flake: str) -> Lock | None:
 
 def difference(commands: Commands, old: str, new: str) -> str:
     """How the closures of two systems in the store differ, a package a line; empty when Nix does not say."""
-    argv = ["nix", *_FEATURES, "store", "diff-closures", old, new]
+    argv = ["nix", *_nix.FEATURES, "store", "diff-closures", old, new]
     try:
         done = commands.run(argv, timeout=120, check=False)
     except CommandError:

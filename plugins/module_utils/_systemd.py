@@ -82,11 +82,16 @@ def show(commands: Commands) -> dict[str, Unit]:
     return parse_show(done.stdout)
 
 
-def parse_show(text: str) -> dict[str, Unit]:
-    """Units by guest of what ``systemctl show`` printed: blocks of ``Key=value``, an empty line between."""
-    units = {}
+def blocks(text: str) -> t.Iterator[dict[str, str]]:
+    """The properties of each unit that ``systemctl show`` printed: blocks of ``Key=value``, an empty line between."""
     for block in text.split("\n\n"):
-        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        yield dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+
+
+def parse_show(text: str) -> dict[str, Unit]:
+    """Units by guest of what ``systemctl show`` printed."""
+    units = {}
+    for values in blocks(text):
         match = _GUEST.fullmatch(values.get("Id", ""))
         if match is None:
             continue
