@@ -24,6 +24,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
     is_described,
     read_wishes,
 )
+from ansible_collections.microvm.fleet.plugins.plugin_utils._values import sequence
 
 
 def descriptions(guests: t.Any, networks: t.Any = None, peers: t.Any = None) -> dict[str, dict[str, t.Any]]:
@@ -47,7 +48,7 @@ def description_faults(guests: t.Any, networks: t.Any = None, peers: t.Any = Non
     try:
         entries = _entries(guests)
         _wishes(entries, networks, peers)
-        found = [str(one) for one in _list(search, "search")]
+        found = [str(one) for one in sequence(search, "search")]
     except FleetError as error:
         return error.text().split("\n")
     except AnsibleFilterError as error:
@@ -56,7 +57,7 @@ def description_faults(guests: t.Any, networks: t.Any = None, peers: t.Any = Non
 
 
 def _wishes(entries: Sequence[Mapping[str, t.Any]], networks: t.Any, peers: t.Any) -> Sequence[GuestWish]:
-    known = networks_of(_list(networks, "networks")) if networks else None
+    known = networks_of(sequence(networks, "networks")) if networks else None
     around = Surroundings(networks=known, peers=peers_of(peers or {}))
     return read_wishes(entries, surroundings=lambda: around)
 
@@ -67,14 +68,14 @@ def guest_peers(hostvars: t.Any, hosts: t.Any, besides: str | None = None) -> di
     What is wrong with the guests of another host is told when that host is worked on, and not here.
     """
     found: dict[str, list[str]] = {}
-    for host in _list(hosts, "hosts"):
+    for host in sequence(hosts, "hosts"):
         variables = hostvars[host] if host != besides else {}
         guests = variables.get("microvm_guests")
         if not guests:
             continue
         try:
             networks = variables.get("microvm_networks")
-            known = networks_of(_list(networks, "networks")) if networks else {}
+            known = networks_of(sequence(networks, "networks")) if networks else {}
             answer = addresses_by_name(_entries(guests), Surroundings(networks=known))
         except (FleetError, AnsibleFilterError):
             continue
@@ -115,7 +116,7 @@ def _entries(guests: t.Any) -> list[Mapping[str, t.Any]]:
     spec = guest_spec()
     wrong = []
     entries = []
-    for number, guest in enumerate(_list(guests, "guests"), 1):
+    for number, guest in enumerate(sequence(guests, "guests"), 1):
         if not isinstance(guest, Mapping):
             wrong.append(f"guest number {number} of the list: {guest!r} is no dictionary of options.")
             continue
@@ -126,15 +127,6 @@ def _entries(guests: t.Any) -> list[Mapping[str, t.Any]]:
     if wrong:
         raise AnsibleFilterError("\n".join(wrong))
     return entries
-
-
-def _list(value: t.Any, what: str) -> Sequence[t.Any]:
-    if value is None:
-        return ()
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        message = f"{what}: {value!r} is no list."
-        raise AnsibleFilterError(message)
-    return value
 
 
 class FilterModule:

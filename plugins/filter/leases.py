@@ -9,9 +9,11 @@ from __future__ import annotations
 import ipaddress
 import re
 import typing as t
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from ansible.errors import AnsibleFilterError
+
+from ansible_collections.microvm.fleet.plugins.plugin_utils._values import sequence
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -47,13 +49,13 @@ def network_wishes(networks: t.Any, guests: t.Any) -> list[t.Any]:
 
     A network without DHCP stays so; a lease that is written down stands for the guest's.
     """
-    entries = _sequence(networks, "networks")
+    entries = sequence(networks, "networks")
     present = [one for one in entries if isinstance(one, Mapping) and one.get("state") != "absent"]
     wishes: list[t.Any] = []
     for entry in entries:
         dhcp = entry.get("dhcp") if isinstance(entry, Mapping) else None
         if entry in present and isinstance(dhcp, Mapping):
-            written = list(_sequence(dhcp.get("leases"), f"network {entry.get('name')}, dhcp.leases"))
+            written = list(sequence(dhcp.get("leases"), f"network {entry.get('name')}, dhcp.leases"))
             names = [one.get("name") for one in written if isinstance(one, Mapping)]
             known = leases(guests, str(entry.get("name")), only=len(present) == 1)
             wishes.append(
@@ -68,30 +70,21 @@ def _interfaces(
     guests: t.Any, network: str | None, *, only: bool
 ) -> t.Iterator[tuple[str, Mapping[str, t.Any], list[Address]]]:
     """Name, interface and addresses of each guest's interface in *network*; in any if that is None."""
-    for number, guest in enumerate(_sequence(guests, "guests"), 1):
+    for number, guest in enumerate(sequence(guests, "guests"), 1):
         if not isinstance(guest, Mapping) or not guest.get("name"):
             message = f"leases: guest number {number} of the list has no name."
             raise AnsibleFilterError(message)
         if guest.get("state") == "absent":
             continue
         name = str(guest["name"])
-        for interface in _sequence(guest.get("interfaces"), f"guest {name}, interfaces"):
+        for interface in sequence(guest.get("interfaces"), f"guest {name}, interfaces"):
             if not isinstance(interface, Mapping):
                 message = f"guest {name}, interfaces: {interface!r} is no dictionary."
                 raise AnsibleFilterError(message)
             of = interface.get("network")
             if network is None or of == network or (of is None and only):
-                values = _sequence(interface.get("addresses"), f"guest {name}, addresses")
+                values = sequence(interface.get("addresses"), f"guest {name}, addresses")
                 yield name, interface, [_address(value, name) for value in values]
-
-
-def _sequence(value: t.Any, what: str) -> Sequence[t.Any]:
-    if value is None:
-        return ()
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        message = f"{what}: {value!r} is no list."
-        raise AnsibleFilterError(message)
-    return value
 
 
 def _address(value: t.Any, name: str) -> Address:
