@@ -28,16 +28,18 @@ from ansible_collections.microvm.fleet.plugins.module_utils._errors import Busy,
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import LOOP, litter_of
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import (
     CREDENTIALS,
+    GuestPlan,
+    Outcome,
+)
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import (
     UNIT,
     Autostart,
     Create,
     Describe,
     Discard,
     Forget,
-    GuestPlan,
     Keep,
     Mark,
-    Outcome,
     Reload,
     Remove,
     Root,

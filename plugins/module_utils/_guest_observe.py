@@ -58,6 +58,13 @@ class Record:
     facts: t.Mapping[str, t.Mapping[str, t.Any]] = field(default_factory=dict)
     protect: bool = False
     labels: t.Mapping[str, str] = field(default_factory=dict)
+    # The runner that was last found healthy, and the one that was switched to and is not judged yet.
+    healthy: str | None = None
+    judging: str | None = None
+    # Runners that were reverted from, the newest last, with the reason.
+    rejected: t.Mapping[str, str] = field(default_factory=dict)
+    # The runner whose system was activated inside the guest without a restart, and the unit's invocation that it was.
+    live: t.Mapping[str, t.Any] | None = None
 
     def as_dict(self) -> dict[str, t.Any]:
         """As it is kept on the host."""
@@ -68,6 +75,10 @@ class Record:
             "facts": {runner: dict(facts) for runner, facts in self.facts.items()},
             "protect": self.protect,
             "labels": dict(self.labels),
+            "healthy": self.healthy,
+            "judging": self.judging,
+            "rejected": dict(self.rejected),
+            "live": None if self.live is None else dict(self.live),
         }
 
 
@@ -82,6 +93,11 @@ def record_of_text(text: str) -> Record | None:
             facts=values["facts"],
             protect=values["protect"],
             labels=values["labels"],
+            # Records of before there were judgements say nothing of them.
+            healthy=values.get("healthy"),
+            judging=values.get("judging"),
+            rejected=values.get("rejected") or {},
+            live=values.get("live"),
         )
     except (ValueError, KeyError, TypeError):
         return None
@@ -379,7 +395,7 @@ def _runner(paths: Paths, current: str | None, record: Record | None) -> Runner 
 
 
 def merge(read: Runner, evaluated: Runner) -> Runner:
-    """The runner as *read* from its files, with what only *evaluated* knows: MACs, and volumes of every kind."""
+    """The runner as *read* from its files, with what only *evaluated* knows: MACs, hardware, kernel, and volumes of every kind."""
     macs = {interface.id: interface.mac for interface in evaluated.interfaces}
     interfaces = tuple(
         Interface(
@@ -397,6 +413,11 @@ def merge(read: Runner, evaluated: Runner) -> Runner:
         hypervisor=read.hypervisor or evaluated.hypervisor,
         host_name=evaluated.host_name or read.host_name,
         toplevel=read.toplevel or evaluated.toplevel,
+        kernel=evaluated.kernel,
+        initrd=evaluated.initrd,
+        kernel_params=evaluated.kernel_params,
+        mem=evaluated.mem,
+        vcpu=evaluated.vcpu,
         interfaces=interfaces + tuple(each for each in evaluated.interfaces if each.id not in seen),
         volumes=evaluated.volumes or read.volumes,
         vsock_cid=read.vsock_cid if read.vsock_cid is not None else evaluated.vsock_cid,

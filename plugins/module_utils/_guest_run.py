@@ -23,6 +23,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._contract import rea
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish, explaining
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest, Host, describe, observe
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import GuestPlan, Outcome, Target
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import Describe
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
     GuestWish,
     Limits,
@@ -298,7 +299,7 @@ def _report(
             result.before[plan.name] = _shown(described)
             result.after[plan.name] = _shown(now)
             for step in steps:
-                if isinstance(step, planner.Describe):
+                if isinstance(step, Describe):
                     if step.before is not None:
                         result.before[plan.name]["description"] = step.before
                     result.after[plan.name]["description"] = step.description

@@ -25,6 +25,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._command import Comm
 from ansible_collections.microvm.fleet.plugins.module_utils._descriptions import system
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish, explaining
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Host, observe
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import SHARES_UNIT, UNIT
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
     UPDATES,
     GuestWish,
@@ -88,7 +89,7 @@ class Described:
         return json.dumps(self.as_dict(), indent=1, sort_keys=True) + "\n"
 
 
-_KEYS: t.Final = {planner.UNIT: "settings", planner.SHARES_UNIT: "virtiofsd_settings"}
+_KEYS: t.Final = {UNIT: "settings", SHARES_UNIT: "virtiofsd_settings"}
 
 
 def read(text: str) -> Described:
@@ -283,7 +284,7 @@ def _settings(
     wish: GuestWish, before: t.Mapping[str, tuple[tuple[str, str, str], ...]], *, exists: bool
 ) -> dict[str, tuple[tuple[str, str, str], ...]]:
     """What the guest's units are to be told, by unit; see `planner.settings`."""
-    loads: dict[str, t.Mapping[str, str] | None] = {planner.UNIT: None, planner.SHARES_UNIT: None}
+    loads: dict[str, t.Mapping[str, str] | None] = {UNIT: None, SHARES_UNIT: None}
     # A guest that is there and not to be updated keeps what its runner was built for.
     if wish.description is not None and not (exists and wish.update == "never"):
         bearer = _hypervisors.CREDENTIAL_UNITS.get(wish.description["hypervisor"])
@@ -295,7 +296,7 @@ def _settings(
     after = {}
     for unit, files in loads.items():
         known = _text(before.get(unit, ()))
-        text = planner.settings(wish if unit == planner.UNIT else GuestWish(wish.name), known, files)
+        text = planner.settings(wish if unit == UNIT else GuestWish(wish.name), known, files)
         after[unit] = before.get(unit, ()) if text is None else _triples(text)
     return {unit: some for unit, some in after.items() if some}
 

@@ -22,12 +22,14 @@ from ansible_collections.microvm.fleet.plugins.module_utils._errors import Comma
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_apply import Apply, started
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Record, observe
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import (
+    GuestPlan,
+    Outcome,
+)
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import (
     Autostart,
     Create,
     Forget,
-    GuestPlan,
     Keep,
-    Outcome,
     Reload,
     Remove,
     Root,

@@ -17,11 +17,14 @@ from ansible_collections.microvm.fleet.plugins.module_utils import _guest_plan a
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest, Host, observe
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import (
-    Autostart,
     GuestPlan,
+)
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import (
+    Autostart,
     Remove,
     Settings,
     Start,
+    Step,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish
 from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FakeHost
@@ -46,7 +49,7 @@ TimeoutStopSec=60
 """
 
 
-def plan(*steps: planner.Step, **guest: t.Any) -> GuestPlan:
+def plan(*steps: Step, **guest: t.Any) -> GuestPlan:
     return GuestPlan(GuestWish("web1"), Guest("web1", **guest), steps=steps)
 
 
@@ -63,7 +66,7 @@ def beyond(one: GuestPlan, *, nixos: bool = True) -> GuestPlan:
         (Settings("web1", text=""), "settings", "does not set nothing"),
     ],
 )
-def test_what_only_a_switch_changes_is_refused(step: planner.Step, option: str, seen: str) -> None:
+def test_what_only_a_switch_changes_is_refused(step: Step, option: str, seen: str) -> None:
     refused = beyond(plan(step, Start("web1")))
     assert refused.steps == ()
     assert refused.error is not None

@@ -17,6 +17,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils import _files
 from ansible_collections.microvm.fleet.plugins.module_utils import _guest_plan as planner
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import Busy, FleetError, InvalidWish
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest, Host, Record
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import UNIT
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish, read_wishes
 from ansible_collections.microvm.fleet.plugins.module_utils._host_description import (
     FILE,
@@ -155,19 +156,19 @@ def test_credentials_of_guests(hypervisor: str, key: str | None) -> None:
 
 
 def test_a_guest_that_is_left_alone_keeps_its_credentials() -> None:
-    before = Described(settings={"a": {planner.UNIT: (("Service", "LoadCredential", "old:/x"),)}})
+    before = Described(settings={"a": {UNIT: (("Service", "LoadCredential", "old:/x"),)}})
     on = host("a")
     assert described(HostWish(guests=(wish_with_credentials("qemu"),)), before, on).settings["a"] == {
-        planner.UNIT: (("Service", "LoadCredential", "old:/x"),)
+        UNIT: (("Service", "LoadCredential", "old:/x"),)
     }
     updated = described(HostWish(guests=(wish_with_credentials("qemu", "activate"),)), before, on)
-    assert len(updated.settings["a"][planner.UNIT]) == 2
+    assert len(updated.settings["a"][UNIT]) == 2
 
 
 def test_pruned_guests_are_described_no_more() -> None:
     before = Described(
         autostart=("kept", "ours", "theirs"),
-        settings={name: {planner.UNIT: (("Service", "TimeoutStopSec", "60"),)} for name in ("ours", "kept", "theirs")},
+        settings={name: {UNIT: (("Service", "TimeoutStopSec", "60"),)} for name in ("ours", "kept", "theirs")},
     )
     on = host("theirs", ours=Record(), kept=Record(protect=True))
     assert described(HostWish(), before, on) == before
@@ -211,7 +212,7 @@ def test_read_gives_what_was_written() -> None:
         name="host1",
         autostart=("a",),
         kernel_modules=("tun",),
-        settings={"a": {planner.UNIT: (("Service", "TimeoutStopSec", "60"),)}},
+        settings={"a": {UNIT: (("Service", "TimeoutStopSec", "60"),)}},
     )
     assert read(some.text()) == some
 
