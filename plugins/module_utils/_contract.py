@@ -60,7 +60,10 @@ class Interface:
 
 @dataclass(frozen=True)
 class Volume:
-    """A disk of a guest.  *image* is relative to the state directory or absolute, *size* in MiB if known."""
+    """A disk of a guest.  *image* is relative to the state directory or absolute, *size* in MiB if known.
+
+    *label* and *mkfs_extra_args* are what its filesystem is made with.
+    """
 
     image: str
     size: int | None = None
@@ -68,6 +71,8 @@ class Volume:
     fs_type: str | None = None
     read_only: bool = False
     auto_create: bool = True
+    label: str | None = None
+    mkfs_extra_args: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, t.Any]:
         """For results and records."""
@@ -78,17 +83,29 @@ class Volume:
             "fs_type": self.fs_type,
             "read_only": self.read_only,
             "auto_create": self.auto_create,
+            "label": self.label,
+            "mkfs_extra_args": list(self.mkfs_extra_args),
         }
 
 
 @dataclass(frozen=True)
 class Runner:
-    """What is known of one runner, by reading its files or by evaluation."""
+    """What is known of one runner, by reading its files or by evaluation.
+
+    *mem* is in MiB.  *kernel*, *initrd* and *toplevel* are paths in the store; *kernel_params* are words with blanks
+    between, but for the one that names the toplevel.  None is what nobody has said: only an evaluation knows the
+    hardware and the kernel, and records that are older than a fact lack it.
+    """
 
     path: str
     hypervisor: str | None = None
     host_name: str | None = None
     toplevel: str | None = None
+    kernel: str | None = None
+    initrd: str | None = None
+    kernel_params: str | None = None
+    mem: int | None = None
+    vcpu: int | None = None
     interfaces: tuple[Interface, ...] = ()
     volumes: tuple[Volume, ...] = ()
     vsock_cid: int | None = None
@@ -104,6 +121,11 @@ class Runner:
             "hypervisor": self.hypervisor,
             "host_name": self.host_name,
             "toplevel": self.toplevel,
+            "kernel": self.kernel,
+            "initrd": self.initrd,
+            "kernel_params": self.kernel_params,
+            "mem": self.mem,
+            "vcpu": self.vcpu,
             "interfaces": [interface.as_dict() for interface in self.interfaces],
             "volumes": [volume.as_dict() for volume in self.volumes],
             "vsock_cid": self.vsock_cid,
@@ -118,6 +140,11 @@ def runner_of_dict(facts: t.Mapping[str, t.Any]) -> Runner:
         hypervisor=facts.get("hypervisor"),
         host_name=facts.get("host_name"),
         toplevel=facts.get("toplevel"),
+        kernel=facts.get("kernel"),
+        initrd=facts.get("initrd"),
+        kernel_params=facts.get("kernel_params"),
+        mem=facts.get("mem"),
+        vcpu=facts.get("vcpu"),
         interfaces=tuple(
             Interface(
                 id=entry["id"],
@@ -128,7 +155,19 @@ def runner_of_dict(facts: t.Mapping[str, t.Any]) -> Runner:
             )
             for entry in facts.get("interfaces", ())
         ),
-        volumes=tuple(Volume(**entry) for entry in facts.get("volumes", ())),
+        volumes=tuple(
+            Volume(
+                image=entry["image"],
+                size=entry.get("size"),
+                mount_point=entry.get("mount_point"),
+                fs_type=entry.get("fs_type"),
+                read_only=entry.get("read_only", False),
+                auto_create=entry.get("auto_create", True),
+                label=entry.get("label"),
+                mkfs_extra_args=tuple(entry.get("mkfs_extra_args") or ()),
+            )
+            for entry in facts.get("volumes", ())
+        ),
         vsock_cid=facts.get("vsock_cid"),
         can_shutdown=facts.get("can_shutdown"),
     )

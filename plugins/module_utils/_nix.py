@@ -33,19 +33,34 @@ BUILDS_AT_ONCE: t.Final = 50
 FEATURES: t.Final = ("--extra-experimental-features", "nix-command flakes")
 
 # Facts of guests, by the option names of microvm.nix.  Options without a default throw when they are read unset,
-# so each of those is tried.  Contexts are dropped: the answer must not make a build.
+# so each of those is tried; those that not every release has may be missing.  Contexts are dropped: the answer must
+# not make a build.  What names the system among the kernel's parameters is left out: it is a fact of its own.
 FACTS: t.Final = """
 { flake, names }:
 let
   configurations = (builtins.getFlake flake).nixosConfigurations or { };
   text = value: builtins.unsafeDiscardStringContext (toString value);
   try = fallback: value: let result = builtins.tryEval value; in if result.success then result.value else fallback;
+  known = value: try null (if value == null then null else text value);
+  texts = values: if values == null then [ ] else map text values;
   facts = config: let vm = config.microvm; in {
     path = text vm.declaredRunner.outPath;
     derivation = text vm.declaredRunner.drvPath;
     hypervisor = vm.hypervisor;
     host_name = try null (config.networking.hostName or null);
-    toplevel = null;
+    toplevel = known (config.system.build.toplevel or null);
+    kernel = known (vm.kernel or null);
+    initrd = known (vm.initrdPath or null);
+    kernel_params = try null (
+      if vm ? kernelParams then
+        builtins.concatStringsSep " " (
+          builtins.filter (word: builtins.match "init=.*" word == null) (texts vm.kernelParams)
+        )
+      else
+        null
+    );
+    mem = try null (vm.mem or null);
+    vcpu = try null (vm.vcpu or null);
     interfaces = map (interface: {
       inherit (interface) id type;
       mac = try null interface.mac;
@@ -59,6 +74,8 @@ let
       fs_type = try null (volume.fsType or null);
       read_only = try false (volume.readOnly or false);
       auto_create = try true (volume.autoCreate or true);
+      label = known (volume.label or null);
+      mkfs_extra_args = try [ ] (texts (volume.mkfsExtraArgs or null));
     }) vm.volumes;
     vsock_cid = try null (vm.vsock.cid or null);
     can_shutdown = try null (vm.declaredRunner.passthru.canShutdown or null);

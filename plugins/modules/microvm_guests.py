@@ -586,7 +586,7 @@ results:
           returned: always
           sample: [{id: vm-web1, type: tap, mac: "02:00:00:00:00:01", link: null, mode: null}]
         volumes:
-          description: Volumes, each with image, size in MiB, mount_point, fs_type, read_only and auto_create.
+          description: Volumes, as microvm.nix knows them; size in MiB, V(null) where nothing says it.
           type: list
           elements: dict
           returned: always

@@ -17,7 +17,7 @@ import pytest
 
 from ansible_collections.microvm.fleet.plugins.module_utils import _hypervisors
 from ansible_collections.microvm.fleet.plugins.module_utils._profiles import PROFILES
-from ansible_collections.microvm.fleet.tests.nix import test_guests, test_hosts, test_profiles
+from ansible_collections.microvm.fleet.tests.nix import test_facts, test_guests, test_hosts, test_profiles
 from ansible_collections.microvm.fleet.tests.nix.fleet import HERE, NixError, lay, nix, runner, string
 
 Tree = dict[str, Any]
@@ -101,6 +101,13 @@ def must(found: Mapping[str, Tree | NixError], name: str) -> Tree:
     if isinstance(one, NixError):
         pytest.fail(str(one))
     return one
+
+
+# --- what the engine asks ----------------------------------------------------------------
+
+
+def test_what_is_known_of_guests(tmp_path: Path) -> None:
+    test_facts.check(test_facts.ask(tmp_path, evaluate))
 
 
 # --- described guests ---------------------------------------------------------------

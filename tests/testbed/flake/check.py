@@ -40,6 +40,8 @@ m: {
   inherit (m.declaredRunner) passthru name;
   inherit (m) hypervisor vcpu mem socket storeOnDisk registerWithMachined;
   cid = m.vsock.cid;
+  kernel = m.kernel.outPath;
+  initrd = m.initrdPath;
   unset = let set = x: (builtins.tryEval x).success; in {
     volumes = map (v: set v.size || set v.mountPoint) m.volumes;
     interfaces = map (i: set i.macvtap.link || set i.macvtap.mode) m.interfaces;
@@ -214,6 +216,7 @@ def contracts(flake: Flake) -> None:
         demand(f"{name}: macvtap.* throws", facts["unset"]["interfaces"], contract.macvtap)
         demand(f"{name}: size and mountPoint throw", facts["unset"]["volumes"], contract.volumes)
         demand(f"{name}: name", facts["name"], contract.store_name)
+        demand(f"{name}: initrdPath", facts["initrd"], facts["kernel"] + "/initrd")
         runner = flake.runner(name)
         demand(f"{name}: path", str(runner), facts["runner"])
         demand(f"{name}: name of the path", runner.name.split("-", 1)[1], contract.store_name)

@@ -285,6 +285,8 @@ else
         inherit (guest) machine;
         extraArgs = guest.qemuExtraArgs;
       };
+      kernel = boot;
+      initrdPath = "${boot}/initrd";
       vsock.cid = guest.vsockCid;
       interfaces = onlyOptions interfaces;
       volumes = onlyOptions volumes;

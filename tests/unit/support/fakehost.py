@@ -81,6 +81,11 @@ class Spec:
             "hypervisor": self.hypervisor,
             "host_name": self.host_name or self.name.replace(".", "-"),
             "toplevel": None,
+            "kernel": None,
+            "initrd": None,
+            "kernel_params": None,
+            "mem": None,
+            "vcpu": None,
             "interfaces": [
                 {"id": identity, "type": kind, "mac": mac, "link": None, "mode": None}
                 for identity, kind, mac in self.taps
@@ -93,6 +98,8 @@ class Spec:
                     "fs_type": "ext4",
                     "read_only": False,
                     "auto_create": size is not None,
+                    "label": None,
+                    "mkfs_extra_args": [],
                 }
                 for image, size in self.volumes
             ],

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import typing as t
 from pathlib import Path
@@ -325,6 +326,41 @@ def test_in_store(value: str | None, answer: bool) -> None:
 def test_facts_survive_a_record(tmp_path: Path, name: str) -> None:
     runner = dataclasses.replace(unpack(tmp_path, name), old_contract=False)
     assert runner_of_dict(runner.as_dict()) == runner
+
+
+def test_all_facts_survive_a_record() -> None:
+    runner = Runner(
+        path="/nix/store/x",
+        toplevel="/nix/store/top",
+        kernel="/nix/store/linux",
+        initrd="/nix/store/initrd/initrd",
+        kernel_params="quiet panic=-1",
+        mem=512,
+        vcpu=2,
+        volumes=(Volume("a.img", 1, "/a", "ext4", label="odd", mkfs_extra_args=("-O", "^metadata_csum")),),
+    )
+    record = json.loads(json.dumps(runner.as_dict()))
+    assert runner_of_dict(record) == runner
+    assert record["volumes"][0]["mkfs_extra_args"] == ["-O", "^metadata_csum"]
+
+
+def test_a_record_from_before_a_fact_is_read() -> None:
+    volume = {
+        "image": "a.img",
+        "size": 1,
+        "mount_point": "/a",
+        "fs_type": "xfs",
+        "read_only": True,
+        "auto_create": False,
+    }
+    runner = runner_of_dict({"path": "/nix/store/x", "volumes": [volume]})
+    assert runner.volumes == (Volume("a.img", 1, "/a", "xfs", read_only=True, auto_create=False),)
+    assert (runner.mem, runner.vcpu, runner.kernel, runner.initrd, runner.kernel_params) == (None,) * 5
+
+
+def test_a_record_from_after_a_fact_is_read() -> None:
+    facts = {"path": "/nix/store/x", "later": 1, "volumes": [{"image": "a.img", "later": 1}]}
+    assert runner_of_dict(facts) == Runner(path="/nix/store/x", volumes=(Volume("a.img"),))
 
 
 def test_facts_with_the_least() -> None:

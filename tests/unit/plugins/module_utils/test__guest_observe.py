@@ -449,6 +449,11 @@ def test_merge_adds_what_only_the_evaluation_knows() -> None:
         hypervisor="other",
         host_name="host-x",
         toplevel="/nix/store/top",
+        kernel="/nix/store/linux",
+        initrd="/nix/store/initrd",
+        kernel_params="quiet",
+        mem=512,
+        vcpu=2,
         interfaces=(
             Interface("a", "tap", "02:00:00:00:00:01"),
             Interface("m", "macvtap", "02:00:00:00:00:09"),
@@ -463,6 +468,11 @@ def test_merge_adds_what_only_the_evaluation_knows() -> None:
         hypervisor="qemu",
         host_name="host-x",
         toplevel="/nix/store/top",
+        kernel="/nix/store/linux",
+        initrd="/nix/store/initrd",
+        kernel_params="quiet",
+        mem=512,
+        vcpu=2,
         interfaces=(
             Interface("a", "tap", "02:00:00:00:00:01"),
             Interface("m", "macvtap", "02:00:00:00:00:03", "eth0", "bridge"),
