@@ -86,6 +86,21 @@ class Paths:
         return self._at("run/microvm-fleet")
 
     @property
+    def drained(self) -> str:
+        """The mark of a host that is drained: no guest starts while it is there."""
+        return self._at("var/lib/microvm-fleet/drained.json")
+
+    @property
+    def returning(self) -> str:
+        """The same mark, once the guests are being started again."""
+        return self._at("var/lib/microvm-fleet/returning.json")
+
+    @property
+    def host_keys(self) -> str:
+        """Which SSH host keys guests have shown, for ssh."""
+        return self._at("var/lib/microvm-fleet/ssh")
+
+    @property
     def networks(self) -> str:
         """The wish of each network that was applied."""
         return self._at("var/lib/microvm-fleet/networks")
@@ -118,6 +133,11 @@ class Paths:
     def credentials(self, *parts: str) -> str:
         """A path among credentials, which only root reads: below the guest's name, the names of its credentials."""
         return os.path.join(self._at("var/lib/microvm-fleet/credentials"), *parts)
+
+    def moving(self, name: str | None = None) -> str:
+        """The mark of a guest that moves to or from another host, which does not start meanwhile; or all marks."""
+        directory = self._at("var/lib/microvm-fleet/moving")
+        return directory if name is None else os.path.join(directory, f"{name}.json")
 
     def store(self, path: str) -> str:
         """Where the store path *path* is read."""
