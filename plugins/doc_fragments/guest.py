@@ -38,6 +38,17 @@ options:
       - With V(0) the module fails at once when there is one.
     type: int
     default: 60
+  evaluated:
+    description:
+      - What M(microvm.fleet.microvm_build) has returned on another host. Of a flake and a guest in it, nothing is
+        fetched or evaluated here, so this host needs no access to the flake.
+      - The runner is to be here already, or to be had from a substituter; the role microvm.fleet.build copies it.
+    type: dict
+  min_free:
+    description:
+      - How much is to be free in C(/nix/store) before something is built or fetched, in MiB.
+    type: int
+    default: 512
 notes:
   - Runs as root on the host.
   - A guest is created if it is missing. A guest that exists is updated only when O(update) asks for it.

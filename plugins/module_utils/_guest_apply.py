@@ -54,7 +54,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     Unstage,
     Write,
 )
-from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
+from ansible_collections.microvm.fleet.plugins.module_utils._paths import STORE, Paths
 from ansible_collections.microvm.fleet.plugins.module_utils._systemd import Unit
 
 # Seconds that a guest has to be up before it counts as started: a hypervisor that cannot run ends sooner.
@@ -64,6 +64,10 @@ UNIT_TIMEOUT: t.Final = 150
 # What systemd's own work may take beyond the units' timeouts.
 MARGIN: t.Final = 30
 POLL: t.Final = 0.2
+
+COPY_FIRST: t.Final = (
+    "Copy it to this host first, as the role microvm.fleet.build does, or give the host a substituter that has it."
+)
 
 # The group of /dev/kvm, which runners have built in (nixos-modules/microvm/interfaces.nix).
 GROUP: t.Final = "kvm"
@@ -81,7 +85,16 @@ Parts = t.Generator[None, None, None]
 class Apply:
     """Applies plans to a host.  Holds the outcome of each guest while it works."""
 
-    def __init__(self, paths: Paths, commands: Commands, *, build_timeout: float, lock_timeout: float = 60) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        commands: Commands,
+        *,
+        build_timeout: float,
+        lock_timeout: float = 60,
+        min_free: int = 0,
+    ) -> None:
+        self.min_free = min_free
         self.paths = paths
         self.commands = commands
         self.build_timeout = build_timeout
@@ -101,7 +114,7 @@ class Apply:
         wanted = {step.runner: step.source for _plan, step in staged}
         # Rooted before this question is asked, what is there stays there.
         missing = _nix.invalid(self.commands, wanted)
-        errors = _nix.build(self.commands, {path: wanted[path] for path in missing}, timeout=self.build_timeout)
+        errors = self._build({path: wanted[path] for path in missing})
         for plan, step in staged:
             error: FleetError | None = errors.get(step.runner)
             if error is None:
@@ -114,6 +127,28 @@ class Apply:
             _files.remove(self.paths.root_of(plan.name, "staged"))
             self._rmdir(self.paths.root_of(plan.name))
             self.outcomes[plan.name].error = _about(plan, "runner" if plan.wish.runner else "flake", error)
+
+    def _build(self, wanted: t.Mapping[str, str]) -> t.Mapping[str, FleetError]:
+        """Build or fetch the runners *wanted*, if there is room; the errors of those that are not there then."""
+        if not wanted:
+            return {}
+        # Loaded for runs that build only.
+        from ansible_collections.microvm.fleet.plugins.module_utils import _space  # noqa: PLC0415
+
+        try:
+            _space.require(
+                [_space.Need(self.paths.store(STORE), self.min_free * _space.MIB, "a build")],
+                reserve=0,
+                hint="Make room there, for example with nix-collect-garbage, or lower min_free. Nothing was built.",
+            )
+        except FleetError as error:
+            return dict.fromkeys(wanted, error)
+        errors: dict[str, FleetError] = {}
+        for path, failed in _nix.build(self.commands, wanted, timeout=self.build_timeout).items():
+            # Without its derivation it can only be fetched or copied.
+            hint = failed.hint or (COPY_FIRST if wanted[path] == path else None)
+            errors[path] = FleetError(failed.seen, hint=hint)
+        return errors
 
     def finish(self, plans: t.Sequence[GuestPlan], leftovers: t.Sequence[str] = ()) -> None:
         """All the other steps: stops, files, settings, autostart, starts; each kind for all guests at once."""

@@ -38,12 +38,18 @@ if t.TYPE_CHECKING:  # pragma: no cover
     from ansible_collections.microvm.fleet.plugins.module_utils._guest_source import Sources
 
 
+# MiB of /nix/store: less than this and the build of any system would fill the disk.
+MIN_FREE: t.Final = 512
+MIN_FREE_LIMIT: t.Final = 1 << 30
+
+
 def limits_spec() -> dict[str, t.Any]:
     """The argument spec of `Limits`, shared by the modules."""
     return {
         "eval_timeout": {"type": "int", "default": Limits.evaluate},
         "build_timeout": {"type": "int", "default": Limits.build},
         "lock_timeout": {"type": "int", "default": Limits.lock},
+        "min_free": {"type": "int", "default": MIN_FREE},
     }
 
 
@@ -54,7 +60,16 @@ def limits_of(params: t.Mapping[str, t.Any]) -> Limits:
             raise InvalidWish(
                 f"{params[option]} is out of range.", field=option, hint=f"Give seconds from {least} to 86400."
             )
-    return Limits(evaluate=params["eval_timeout"], build=params["build_timeout"], lock=params["lock_timeout"])
+    if not 0 <= params["min_free"] <= MIN_FREE_LIMIT:
+        raise InvalidWish(
+            f"{params['min_free']} is out of range.", field="min_free", hint=f"Give MiB from 0 to {MIN_FREE_LIMIT}."
+        )
+    return Limits(
+        evaluate=params["eval_timeout"],
+        build=params["build_timeout"],
+        lock=params["lock_timeout"],
+        min_free=params["min_free"],
+    )
 
 
 @dataclass
@@ -106,23 +121,26 @@ def converge(
     all_guests: bool,
     prune: bool = False,
     switch_ahead: bool = False,
+    evaluated: t.Mapping[str, t.Any] | None = None,
 ) -> Result:
     """Bring guests to what is wished of them, or (with *check*) say what would be done.
 
     With *all_guests* the wishes are those of the whole host: guests that no wish names are orphans, and with *prune*
     those that the collection made are removed.  With *check* and *switch_ahead* the system of a NixOS host counts as
-    one that says of units what is wished.  Raises FleetError when nothing could be done at all; what fails for one
+    one that says of units what is wished.  *evaluated* is what another host has found of flakes and guests, in the
+    shape that `_evaluated` reads.  Raises FleetError when nothing could be done at all; what fails for one
     guest is in its result.
     """
 
     @functools.lru_cache(maxsize=None)
     def sources() -> Sources:
         # Loaded for those that need a runner only: most runs need none.
+        from ansible_collections.microvm.fleet.plugins.module_utils import _evaluated  # noqa: PLC0415
         from ansible_collections.microvm.fleet.plugins.module_utils._guest_source import (  # noqa: PLC0415
             Sources,
         )
 
-        return Sources(paths, commands, limits, keep=not check)
+        return Sources(paths, commands, limits, keep=not check, elsewhere=_evaluated.read(evaluated))
 
     names = None if all_guests else [wish.name for wish in wishes]
     host = observe(paths, commands, names)
@@ -144,7 +162,9 @@ def converge(
                 Apply,
             )
 
-            work = Apply(paths, commands, build_timeout=limits.build, lock_timeout=limits.lock)
+            work = Apply(
+                paths, commands, build_timeout=limits.build, lock_timeout=limits.lock, min_free=limits.min_free
+            )
             # What has come since may be the work of a run that is at it.
             outcomes = _apply(work, paths, host, plans, [entry for entry in host.leftovers if entry in leftovers])
             _report(result, host, observe(paths, commands, names), plans, outcomes, check=check)

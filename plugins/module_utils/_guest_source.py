@@ -10,14 +10,16 @@ Private to the collection: it may change at any time.  A run in which no guest n
 from __future__ import annotations
 
 import dataclasses
+import os
 import typing as t
 
 from ansible_collections.microvm.fleet.plugins.module_utils import _guest_plan as planner
 from ansible_collections.microvm.fleet.plugins.module_utils import _nix
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
-from ansible_collections.microvm.fleet.plugins.module_utils._contract import read_runner
+from ansible_collections.microvm.fleet.plugins.module_utils._contract import read_runner, runner_of_dict
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import CommandError, FleetError, InvalidWish
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Host
+from ansible_collections.microvm.fleet.plugins.module_utils._evaluated import Elsewhere, Found
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest, Host, Record, merge
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import Target
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED, GuestWish, Limits
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
@@ -27,9 +29,21 @@ if t.TYPE_CHECKING:  # pragma: no cover
 
 
 class Sources:
-    """Runners of guests by their sources: every flake is resolved and evaluated once, whatever the number of guests."""
+    """Runners of guests by their sources: every flake is resolved and evaluated once, whatever the number of guests.
 
-    def __init__(self, paths: Paths, commands: Commands, limits: Limits, *, keep: bool) -> None:
+    Of a flake and guest in *elsewhere*, by the flake's reference, another host has done both.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        commands: Commands,
+        limits: Limits,
+        *,
+        keep: bool,
+        elsewhere: t.Mapping[str, Elsewhere] | None = None,
+    ) -> None:
+        self.elsewhere = elsewhere or {}
         self.paths = paths
         self.commands = commands
         self.limits = limits
@@ -48,9 +62,16 @@ class Sources:
                 going.add(wish.name)
             guest = host.guest(wish.name)
             try:
-                source = planner.source(wish, guest)
+                there = planner.kept(wish, guest)
+                source = planner.source(wish, guest) if there is None else None
             except FleetError as error:
                 answers[wish.name] = error
+                continue
+            if there is not None:
+                if _is_described(wish, guest):
+                    described.append(wish)
+                else:
+                    answers[wish.name] = self._there(wish, guest, there)
                 continue
             if source is None:
                 continue
@@ -59,6 +80,10 @@ class Sources:
             elif source.flake == DESCRIBED:
                 described.append(wish)
             elif source.flake is not None:
+                sent = self._elsewhere(source.flake, wish, guest)
+                if sent is not None:
+                    answers[wish.name] = sent
+                    continue
                 flake = self._flake(source.flake, wish)
                 if isinstance(flake, FleetError):
                     answers[wish.name] = flake
@@ -73,6 +98,41 @@ class Sources:
         if described:
             answers.update(self._described(described, host, going))
         return answers
+
+    def _elsewhere(self, reference: str, wish: GuestWish, guest: Guest) -> Target | FleetError | None:
+        """What another host has found of the guest; None when it was not asked."""
+        flake = self.elsewhere.get(reference)
+        if flake is None:
+            return None
+        known = planner.recorded(guest, reference, flake.identity)
+        if known is not None or wish.name not in flake.guests:
+            return known
+        return self._found(flake.guests[wish.name], wish, reference, flake.identity)
+
+    def _found(self, found: Found | FleetError, wish: GuestWish, reference: str, identity: str) -> Target | FleetError:
+        if isinstance(found, FleetError):
+            return _of(wish, found)
+        derivation = found.derivation
+        there = derivation is not None and os.path.lexists(self.paths.store(derivation))
+        source = derivation if derivation is not None and there else found.runner.path
+        return Target(runner=found.runner, source=source, flake=reference, locked=identity)
+
+    def _there(self, wish: GuestWish, guest: Guest, path: str) -> Target | FleetError:
+        """The target of a guest that is to have the runner *path*, which is on the host: a generation, or staged."""
+        record = guest.record or Record()
+        runner = read_runner(self.paths, path)
+        if not runner.runs:
+            return InvalidWish(
+                f"{path} is not in the store.",
+                subject=wish.subject,
+                field="update" if wish.generation is None else "generation",
+                hint="Stage it again (update: stage)." if wish.generation is None else "Give another generation.",
+            )
+        if path in record.facts:
+            runner = merge(runner, runner_of_dict(record.facts[path]))
+        if wish.generation is not None:
+            return Target(runner=runner, source=path, flake=None, kept=True)
+        return Target(runner=runner, source=path, flake=record.flake, locked=record.locked)
 
     def _flake(self, reference: str, wish: GuestWish) -> _nix.Flake | FleetError:
         if reference not in self._flakes:
@@ -137,7 +197,18 @@ class Sources:
             entries[name] = entry
             identity = static.identity(name, entry)
             known = planner.recorded(host.guest(name), DESCRIBED, identity)
+            if known is None and planner.kept(wish, host.guest(name)) is not None:
+                answers[name] = InvalidWish(
+                    "what is staged was made of another description, or of other files of /etc/microvm-fleet.",
+                    subject=wish.subject,
+                    field="update",
+                    hint="Stage it again (update: stage).",
+                )
+                del entries[name]
+                continue
             answer = known if known is not None else self._targets.get((identity, name))
+            if answer is None and DESCRIBED in self.elsewhere:
+                answer = self._described_elsewhere(wish, identity, static)
             if answer is None:
                 unknown[name] = identity
             else:
@@ -155,6 +226,21 @@ class Sources:
                     credentials={} if unit is None else {unit: tuple(entry["credentials"])},
                 )
         return answers
+
+    def _described_elsewhere(self, wish: GuestWish, identity: str, static: Static) -> Target | FleetError | None:
+        """What another host has found of a guest by its description; None when it was not asked."""
+        flake = self.elsewhere[DESCRIBED]
+        if flake.identity != static.content:
+            return InvalidWish(
+                "it is to be built on another host, whose static flake in /etc/microvm-fleet is another one.",
+                subject=wish.subject,
+                field="hypervisor",
+                hint="Run the role microvm.fleet.flake on both hosts with the same variables, and references that say a"
+                " revision, or have this host build its described guests itself.",
+            )
+        if identity not in flake.guests:
+            return None
+        return self._found(flake.guests[identity], wish, DESCRIBED, identity)
 
     def _candidates(
         self, static: Static, guests: t.Mapping[str, t.Mapping[str, t.Any]], unknown: t.Mapping[str, str]
@@ -183,6 +269,12 @@ class Sources:
                 else _descriptions.unbuildable(self.paths, answer, name)
             )
         return {name: self._targets[identity, name] for name, identity in unknown.items()}
+
+
+def _is_described(wish: GuestWish, guest: Guest) -> bool:
+    """Whether what is staged, and is to be activated, is of a guest that is described."""
+    described = guest.record is not None and guest.record.flake == DESCRIBED
+    return wish.generation is None and wish.runner is None and described
 
 
 def _of(wish: GuestWish, error: FleetError) -> FleetError:

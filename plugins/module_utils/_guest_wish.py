@@ -62,11 +62,12 @@ _PATH_SCHEMES = ("path:", "git+file:", "hg+file:", "tarball+file:", "file+file:"
 
 @dataclass(frozen=True)
 class Limits:
-    """How long the parts of a run may take, in seconds."""
+    """How long the parts of a run may take, in seconds, and the MiB that are to be free before a build."""
 
     evaluate: int = 600
     build: int = 3600
     lock: int = 60
+    min_free: int = 0
 
 
 @dataclass(frozen=True)

@@ -533,7 +533,7 @@ def main() -> t.NoReturn:
     module = FleetModule(
         noun="guest",
         entries=None,
-        argument_spec={**guest_spec(update="never"), **surroundings_spec(), **limits_spec()},
+        argument_spec={**guest_spec(update="never"), **surroundings_spec(), **limits_spec(), "evaluated": {"type": "dict"}},
         supports_check_mode=True,
     )
     paths = Paths()
@@ -545,6 +545,7 @@ def main() -> t.NoReturn:
             limits=limits_of(module.params),
             check=module.check_mode,
             all_guests=False,
+            evaluated=module.params["evaluated"],
         )
     except FleetError as error:
         module.fail(error)

@@ -645,6 +645,7 @@ def main() -> t.NoReturn:
             "prune": {"type": "bool", "default": False},
             "update": {"type": "str", "choices": list(UPDATES), "default": "never"},
             "switch_ahead": {"type": "bool", "default": False},
+            "evaluated": {"type": "dict"},
             **surroundings_spec(),
             **limits_spec(),
         },
@@ -661,6 +662,7 @@ def main() -> t.NoReturn:
             all_guests=True,
             prune=module.params["prune"],
             switch_ahead=module.params["switch_ahead"],
+            evaluated=module.params["evaluated"],
         )
     except FleetError as error:
         module.fail(error)

@@ -694,13 +694,21 @@ def test_the_value_for_one_guest_has_no_list(host: FakeHost) -> None:
 
 
 def test_limits() -> None:
-    given = {"eval_timeout": 1, "build_timeout": 2, "lock_timeout": 0}
-    assert limits_of(given) == Limits(evaluate=1, build=2, lock=0)
+    given = {"eval_timeout": 1, "build_timeout": 2, "lock_timeout": 0, "min_free": 3}
+    assert limits_of(given) == Limits(evaluate=1, build=2, lock=0, min_free=3)
     assert {name: option["default"] for name, option in limits_spec().items()} == {
         "eval_timeout": 600,
         "build_timeout": 3600,
         "lock_timeout": 60,
+        "min_free": 512,
     }
+
+
+@pytest.mark.parametrize("value", [-1, (1 << 30) + 1])
+def test_bad_space(value: int) -> None:
+    with pytest.raises(InvalidWish) as caught:
+        limits_of({"eval_timeout": 1, "build_timeout": 2, "lock_timeout": 0, "min_free": value})
+    assert caught.value.text() == f"min_free: {value} is out of range. Give MiB from 0 to 1073741824."
 
 
 @pytest.mark.parametrize(
