@@ -30,6 +30,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._contract import (
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._files import TEMPORARY, read_link, read_text
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED
+from ansible_collections.microvm.fleet.plugins.module_utils._holds import Drained, Moving, read_drained, read_moving
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 from ansible_collections.microvm.fleet.plugins.module_utils._systemd import Unit
 
@@ -195,6 +196,9 @@ class Host:
     nixos: bool = False
     # NixOS: guests that are not there, and that the system has settings for, or would start.
     expected: t.Mapping[str, Guest] = field(default_factory=dict)
+    # Guests do not start on a drained host, nor while they move to another.
+    drained: Drained | None = None
+    moving: t.Mapping[str, Moving] = field(default_factory=dict)
 
     def guest(self, name: str) -> Guest:
         """Guest *name*, also when there is none."""
@@ -243,6 +247,8 @@ def observe(paths: Paths, commands: Commands, names: t.Iterable[str] | None = No
         leftovers=tuple(sorted(entry for entry in entries if entry.startswith(TEMPORARY))),
         prepared="microvm@.service" in drop_ins and os.path.isdir(paths.guests),
         nixos=nixos,
+        drained=read_drained(paths),
+        moving=read_moving(paths),
     )
 
 

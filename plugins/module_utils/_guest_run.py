@@ -21,6 +21,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils import _guest_plan a
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import read_runner
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish, explaining
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_held import held
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest, Host, describe, observe
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import GuestPlan, Outcome, Target
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import Describe
@@ -207,7 +208,8 @@ def _plans(
             plans.append(GuestPlan(wish, guest, error=target))
         else:
             plans.append(planner.plan(wish, guest, target))
-    return planner.beyond(planner.unprepared(planner.conflicts(plans, host), host), host, switch_ahead=switch_ahead)
+    able = held(planner.unprepared(planner.conflicts(plans, host), host), host)
+    return planner.beyond(able, host, switch_ahead=switch_ahead)
 
 
 def _left_by(entry: str) -> str:

@@ -9,6 +9,7 @@ Private to the collection: it may change at any time.
 
 from __future__ import annotations
 
+import math
 import re
 import typing as t
 from dataclasses import dataclass
@@ -106,6 +107,47 @@ def parse_show(text: str) -> dict[str, Unit]:
             queued=bool(values.get("Job")),
         )
     return units
+
+
+# systemd.time(7); systemctl prints spans as numbers and units, from years to microseconds.
+_SPANS: t.Final = {
+    "y": 31557600.0,
+    "month": 2629800.0,
+    "w": 604800.0,
+    "d": 86400.0,
+    "h": 3600.0,
+    "min": 60.0,
+    "s": 1.0,
+    "ms": 1e-3,
+    "us": 1e-6,
+}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(y|month|w|d|h|min|s|ms|us)")
+
+
+def seconds(text: str) -> int | None:
+    """Whole seconds, rounded up, of a time span as systemctl prints it; None for one without an end, or none at all."""
+    words = text.split()
+    parts = [_SPAN.fullmatch(word) for word in words]
+    if not words or None in parts:
+        return None
+    return math.ceil(sum(float(part[1]) * _SPANS[part[2]] for part in parts if part is not None))
+
+
+def timeouts(commands: Commands, names: t.Iterable[str]) -> dict[str, tuple[int | None, int | None]]:
+    """How long starts and stops of guests *names* may take, in seconds; None is for ever."""
+    units = [unit(name) for name in sorted(names)]
+    if not units:
+        return {}
+    done = commands.run(["systemctl", "show", "--property", "Id,TimeoutStartUSec,TimeoutStopUSec", *units])
+    found = {}
+    for values in blocks(done.stdout):
+        match = _GUEST.fullmatch(values.get("Id", ""))
+        if match is not None:
+            found[match.group(1)] = (
+                seconds(values.get("TimeoutStartUSec", "")),
+                seconds(values.get("TimeoutStopUSec", "")),
+            )
+    return found
 
 
 def _number(text: str | None) -> int:

@@ -177,6 +177,20 @@ guests:
       elements: str
       returned: always
       sample: ["restart needed: the guest runs another runner than current."]
+drained:
+  description:
+    - The mark of a host that is drained, as M(microvm.fleet.microvm_drain) returns it. V(null) when it is not drained.
+  type: dict
+  returned: always
+  sample: {since: "2026-11-23T17:05:00Z", reason: new memory, guests: [{name: web1, order: 50}], returning: false}
+moving:
+  description:
+    - Guests that move to or from another host, each with name, phase (V(leaving), V(arriving), V(trying) or V(moved)),
+      the other host, and since when. One that is V(moved) is not on this host any more.
+  type: list
+  elements: dict
+  returned: always
+  sample: [{name: web2, phase: moved, other: host2, since: "2026-11-23T17:05:00Z"}]
 """
 
 import typing as t
@@ -184,6 +198,7 @@ import typing as t
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_run import inspect
+from ansible_collections.microvm.fleet.plugins.module_utils._holds import read_drained, read_moving
 from ansible_collections.microvm.fleet.plugins.module_utils._module import FleetModule
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 
@@ -196,11 +211,21 @@ def main() -> t.NoReturn:
         argument_spec={"names": {"type": "list", "elements": "str"}},
         supports_check_mode=True,
     )
+    paths = Paths()
     try:
-        guests = inspect(module.params["names"], paths=Paths(), commands=Commands())
+        guests = inspect(module.params["names"], paths=paths, commands=Commands())
     except FleetError as error:
         module.fail(error)
-    module.finish_one({"changed": False, "guests": guests})
+    # What `inspect` could not have read it would have said.
+    drained = read_drained(paths)
+    module.finish_one(
+        {
+            "changed": False,
+            "guests": guests,
+            "drained": drained.shown() if drained is not None else None,
+            "moving": [moving.shown() for _name, moving in sorted(read_moving(paths).items())],
+        }
+    )
 
 
 if __name__ == "__main__":

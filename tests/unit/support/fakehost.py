@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ansible_collections.microvm.fleet.plugins.module_utils._files import TEMPORARY
+from ansible_collections.microvm.fleet.plugins.module_utils._holds import CONDITIONS
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 from ansible_collections.microvm.fleet.tests.unit.support.recorded import Answers
 
@@ -173,7 +174,8 @@ class FakeHost(Answers):
         """What the role for hosts does."""
         for path in (self.paths.guests, self.paths.units):
             Path(path).mkdir(parents=True)
-        Path(self.paths.units, "microvm@.service").write_text("[Service]\n", encoding="utf-8")
+        text = "\n".join(("[Unit]", *CONDITIONS, "[Service]", ""))
+        Path(self.paths.units, "microvm@.service").write_text(text, encoding="utf-8")
 
     # What tests do to the host
 
@@ -273,6 +275,9 @@ class FakeHost(Answers):
     def start(self, name: str) -> None:
         """What the units do when guest *name* is started."""
         if name in self.units and self.units[name].active == "active":
+            return
+        if os.path.exists(self.paths.drained) or os.path.exists(self.paths.moving(name)):
+            # Conditions of the units.
             return
         current = self.guest(name, "current")
         there = self.root / os.readlink(current).lstrip("/") / "bin/microvm-run" if current.is_symlink() else None
@@ -461,6 +466,8 @@ class FakeHost(Answers):
         verb = words[0]
         if verb == "show":
             return 0, self._show(), ""
+        if verb == "cat":
+            return 0, Path(self.paths.units, words[1]).read_text(encoding="utf-8"), ""
         if verb == "daemon-reload":
             self.loaded = {name: self._drop_in(name) for name in self.units}
             return 0, "", ""

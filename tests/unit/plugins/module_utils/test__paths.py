@@ -24,6 +24,8 @@ from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
         ("locks", "/run/lock/microvm-fleet"),
         ("marks", "/run/microvm-fleet/restart"),
         ("network_devices", "/sys/class/net"),
+        ("drained", "/var/lib/microvm-fleet/drained.json"),
+        ("returning", "/var/lib/microvm-fleet/returning.json"),
     ],
 )
 @pytest.mark.parametrize("root", ["/", "/tmp/root"])
@@ -43,6 +45,8 @@ def test_root_is_the_default() -> None:
         (Paths().known("a", "record.json"), "/var/lib/microvm-fleet/guests/a/record.json"),
         (Paths().root_of("a", "1"), "/nix/var/nix/gcroots/microvm-fleet/a/1"),
         (Paths().settings("a"), "/etc/systemd/system/microvm@a.service.d/50-microvm-fleet.conf"),
+        (Paths().moving(), "/var/lib/microvm-fleet/moving"),
+        (Paths().moving("a.b"), "/var/lib/microvm-fleet/moving/a.b.json"),
         (Paths().store("/nix/store/x"), "/nix/store/x"),
         (Paths("/tmp/root").store("/nix/store/x"), "/tmp/root/nix/store/x"),
     ],

@@ -247,3 +247,39 @@ def test_nothing_to_do_is_no_call() -> None:
     _systemd.disable(host, [])
     _systemd.reset_failed(host, [])
     assert host.calls == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2min 30s", 150),
+        ("15s", 15),
+        ("1h", 3600),
+        ("1d 2h 3min 4s 5ms", 93785),
+        ("500ms", 1),
+        ("1.5s", 2),
+        ("1w 1month 1y", 34792200),
+        ("0", None),
+        ("infinity", None),
+        ("", None),
+        ("2min x", None),
+    ],
+)
+def test_time_spans(text: str, expected: int | None) -> None:
+    assert _systemd.seconds(text) == expected
+
+
+def test_timeouts() -> None:
+    host = Scripted(
+        systemctl_show=(
+            0,
+            (
+                "Id=microvm@a.service\nTimeoutStartUSec=20s\nTimeoutStopUSec=infinity\n\n"
+                "Id=other.service\nTimeoutStartUSec=20s\nTimeoutStopUSec=1s\n\nId=microvm@b.service\n"
+            ),
+            "",
+        )
+    )
+    assert _systemd.timeouts(host, ["b", "a"]) == {"a": (20, None), "b": (None, None)}
+    assert host.calls[0][-2:] == ("microvm@a.service", "microvm@b.service")
+    assert _systemd.timeouts(host, []) == {}

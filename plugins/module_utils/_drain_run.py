@@ -1,0 +1,191 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A host drained, or brought back: observe, plan, lock, observe and plan again, apply.  What the module calls.
+
+Private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.microvm.fleet.plugins.module_utils import _drain_plan as planner
+from ansible_collections.microvm.fleet.plugins.module_utils import _files, _systemd
+from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
+from ansible_collections.microvm.fleet.plugins.module_utils._drain_plan import DrainPlan, DrainWish
+from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish, explaining
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_apply import Apply
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Host, observe
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import GuestPlan
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import Start, Step, Stop
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish
+from ansible_collections.microvm.fleet.plugins.module_utils._holds import CONDITIONS, Drained
+from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
+
+REASON_LIMIT: t.Final = 500
+
+
+@dataclass
+class Result:
+    """What a run did, or would do."""
+
+    changed: bool = False
+    actions: list[str] = field(default_factory=list)
+    drained: dict[str, t.Any] | None = None
+    results: list[dict[str, t.Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    before: dict[str, t.Any] = field(default_factory=dict)
+    after: dict[str, t.Any] = field(default_factory=dict)
+
+    def values(self) -> dict[str, t.Any]:
+        """What the module returns, the diff included."""
+        return {
+            "changed": self.changed,
+            "actions": self.actions,
+            "drained": self.drained,
+            "results": self.results,
+            "diff": {"before": self.before, "after": self.after},
+        }
+
+    @property
+    def failures(self) -> list[str]:
+        """The messages of the guests that failed."""
+        return [result["msg"] for result in self.results if result["failed"]]
+
+
+def read_wish(params: t.Mapping[str, t.Any]) -> DrainWish:
+    """The wish of a module's *params*.  Raises InvalidWish for a reason that is no line of text."""
+    reason = params["reason"]
+    if reason is not None and (len(reason) > REASON_LIMIT or not reason.isprintable()):
+        raise InvalidWish(
+            f"{reason[:40]!r} is no line of {REASON_LIMIT} characters at most.",
+            subject="host",
+            field="reason",
+            hint="Say in a few words why the host is drained.",
+        )
+    if not 0 <= params["lock_timeout"] <= 86400:
+        raise InvalidWish(
+            f"{params['lock_timeout']} is out of range.", field="lock_timeout", hint="Give seconds from 0 to 86400."
+        )
+    return DrainWish(drained=params["state"] == "drained", reason=reason or None, protected=params["protected"])
+
+
+@explaining()
+def converge(wish: DrainWish, *, paths: Paths, commands: Commands, lock_timeout: float, check: bool) -> Result:
+    """Drain the host, or bring it back, or (with *check*) say what would be done.
+
+    Raises FleetError when nothing could be done at all; what fails for one guest is in its result.
+    """
+    host = observe(paths, commands)
+    plan = _plan(wish, host, commands)
+    if check or not plan.changed:
+        return _report(host, plan, {}, plan.mark_after(host.drained))
+    # No other run may be between what it has seen and what it starts.
+    with _files.lock(os.path.join(paths.locks, "host"), what="host", timeout=lock_timeout):
+        host = observe(paths, commands)
+        plan = _plan(wish, host, commands)
+        outcomes = _Work(paths, commands, lock_timeout).carry_out(plan, host)
+        after = observe(paths, commands, [])
+    return _report(host, plan, outcomes, after.drained)
+
+
+def _plan(wish: DrainWish, host: Host, commands: Commands) -> DrainPlan:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return planner.plan(wish, host, now=now, holding=not wish.drained or holding(commands))
+
+
+def holding(commands: Commands) -> bool:
+    """Whether the unit of guests, drop-ins included, has the conditions that hold guests (systemctl(1), cat)."""
+    done = commands.run(["systemctl", "cat", "microvm@.service"], check=False)
+    lines = done.stdout.splitlines()
+    return all(condition in lines for condition in CONDITIONS)
+
+
+class _Work:
+    """Carries a plan out, one group of guests after the other."""
+
+    def __init__(self, paths: Paths, commands: Commands, lock_timeout: float) -> None:
+        self.paths = paths
+        self.commands = commands
+        # Nothing is built.
+        self.apply = Apply(paths, commands, build_timeout=0, lock_timeout=lock_timeout)
+
+    def carry_out(self, plan: DrainPlan, host: Host) -> dict[str, dict[str, t.Any]]:
+        """What became of each guest, by name.  A guest that does not end keeps those after it from being stopped."""
+        if plan.mark is not None:
+            self._mark(plan.mark)
+        found: dict[str, dict[str, t.Any]] = {}
+        for _order, names in plan.groups:
+            found.update(self._group(names, host, drain=plan.wish.drained))
+            if plan.wish.drained and any(each["error"] is not None for each in found.values()):
+                break
+        if plan.lift and all(each["error"] is None for each in found.values()):
+            _files.remove(self.paths.returning)
+        return found
+
+    def _mark(self, mark: Drained) -> None:
+        if mark.returning:
+            # One rename: the host is never without a mark, nor with two.
+            os.rename(self.paths.drained, self.paths.returning)
+            _files.sync_directory(os.path.dirname(self.paths.drained))
+            return
+        unflushed = _files.Unflushed()
+        _files.make_directory(os.path.dirname(self.paths.drained), unflushed=unflushed, mode=0o700)
+        _files.flush(unflushed.paths)
+        _files.write_file(self.paths.drained, json.dumps(mark.as_dict(), indent=1) + "\n", mode=0o600)
+        _files.remove(self.paths.returning)
+
+    def _group(self, names: t.Sequence[str], host: Host, *, drain: bool) -> dict[str, dict[str, t.Any]]:
+        timeouts = _systemd.timeouts(self.commands, names)
+        plans = []
+        for name in names:
+            start, stop = timeouts.get(name, (None, None))
+            step: Step = Stop(name) if drain else Start(name)
+            wish = GuestWish(
+                name,
+                state="stopped" if drain else "started",
+                start_timeout=start,
+                stop_timeout=stop,
+            )
+            plans.append(GuestPlan(wish, host.guest(name), steps=(step,)))
+        self.apply.finish(plans)
+        return {
+            name: {"error": self.apply.outcomes[name].error, "killed": self.apply.outcomes[name].killed}
+            for name in names
+        }
+
+
+def _report(
+    host: Host, plan: DrainPlan, outcomes: t.Mapping[str, t.Mapping[str, t.Any]], mark: Drained | None
+) -> Result:
+    """The result; without *outcomes* of a plan that was not carried out, or had nothing to do."""
+    result = Result(changed=plan.changed, actions=plan.words(), drained=mark.shown() if mark is not None else None)
+    for order, names in plan.groups:
+        for name in names:
+            outcome = outcomes.get(name)
+            entry: dict[str, t.Any] = {"name": name, "order": order, "changed": True, "failed": False, "killed": False}
+            if outcome is not None:
+                error: FleetError | None = outcome["error"]
+                entry.update(failed=error is not None, killed=outcome["killed"], changed=error is None)
+                if error is not None:
+                    entry.update(error.as_dict())
+                if outcome["killed"]:
+                    result.actions.append(f"{name}: kill, for it did not end within its time")
+                    result.warnings.append(f"guest {name} did not end within its time, and had to be killed.")
+            elif outcomes:
+                # The run ended before it.
+                entry.update(changed=False)
+            result.results.append(entry)
+    result.warnings += [f"guest {name} ran before and is not there any more." for name in plan.gone]
+    running = sorted(name for name, guest in host.guests.items() if guest.unit.up)
+    moved = {entry["name"] for entry in result.results if entry["changed"]}
+    after = sorted(set(running) - moved if plan.wish.drained else set(running) | moved)
+    result.before = {"drained": host.drained.shown() if host.drained is not None else None, "running": running}
+    result.after = {"drained": result.drained, "running": after}
+    return result
