@@ -18,7 +18,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._errors import Fleet
 from ansible_collections.microvm.fleet.plugins.module_utils._evaluated import Elsewhere, Found
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_run import Result, converge
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED, Limits, read_wishes
-from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FLAKE, FakeHost, Spec
+from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FakeHost, Spec
 from ansible_collections.microvm.fleet.tests.unit.support.scenes import SURROUNDINGS, described, run, wish
 
 IDENTITY = "4f1d"
@@ -217,4 +217,3 @@ def test_a_build_needs_room(host: FakeHost, monkeypatch: pytest.MonkeyPatch, fre
     wishes = read_wishes([{"name": "web2", "runner": there}])
     again = converge(wishes, paths=host.paths, commands=host, limits=limits, check=False, all_guests=False)
     assert not again.failures
-    assert FLAKE
