@@ -44,7 +44,7 @@ EMERGENCIES: t.Final[t.Sequence[tuple[str, str]]] = (
 _EMERGENCY: t.Final = re.compile("|".join(f"({pattern})" for pattern, _words in EMERGENCIES))
 # ECMA-48: control sequences, strings and the two-character escapes, which consoles put between words.
 _ESCAPE: t.Final = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])|[\x00-\x08\x0b-\x1f]"
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]+[0-~]|[0-Z\\^-~])|[\x00-\x08\x0b-\x1f]"
 )
 # What of a line goes into a reason.
 QUOTED: t.Final = 200

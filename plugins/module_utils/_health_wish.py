@@ -196,11 +196,11 @@ def read_health(entry: t.Mapping[str, t.Any], addresses: t.Sequence[str], wrong:
             f"{limit} s are over before the {least} s of min_healthy_time are.",
             "Give more than min_healthy_time.",
         )
-    if 0 < progress < limit:
+    if 0 < progress <= least:
         wrong(
             "progress_deadline",
-            f"{progress} s are over before the {limit} s of healthy_deadline are.",
-            "Give at least healthy_deadline, or 0 for no such limit.",
+            f"{progress} s are over before the {least} s of min_healthy_time are.",
+            "Give more than min_healthy_time, or 0 for no such limit.",
         )
     probes = tuple(
         _probe(each, f"health[{number}]", addresses, limit, wrong) for number, each in enumerate(given or ())
