@@ -543,6 +543,59 @@ def never_stops(machine: Machine) -> None:
     demand("it still answers", machine.answer()["boots"], 1)
 
 
+def in_emergency(machine: Machine) -> None:
+    """fail: emergency."""
+    machine.start()
+    until("it says so", lambda: machine.said("You are in emergency mode"))
+    until("its port refuses", lambda: refuses(machine))
+    machine.shut()
+    demand("clean", machine.volume()["clean"], wished=True)
+
+
+def answers_for_a_while(machine: Machine) -> None:
+    """fail: late."""
+    machine.start()
+    machine.answer()
+    until("its port refuses", lambda: refuses(machine))
+    demand("says so", machine.said("does not answer any more, as wished"), wished=True)
+    machine.shut()
+    demand("clean", machine.volume()["clean"], wished=True)
+
+
+def logs_in(machine: Machine) -> None:
+    """sshKeys, what a switch does, and fail: switch."""
+    key = machine.states / "id"
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
+    machine.fields["sshKeys"] = [key.with_suffix(".pub").read_text(encoding="utf-8").strip()]
+    machine.flake.describe({machine.name: machine.described()})
+    options = {"UserKnownHostsFile": f"{key}.hosts", "StrictHostKeyChecking": "accept-new", "BatchMode": "yes"}
+    words = [word for option, value in options.items() for word in ("-o", f"{option}={value}")]
+
+    def ssh(*command: str) -> tuple[int, str]:
+        done = run("ssh", "-F", "/dev/null", *words, "-i", key, f"root@{machine.address}", *command, check=False)
+        return done.returncode, done.stdout.strip()
+
+    machine.start()
+    before = machine.answer()
+    until("it can be logged in to", lambda: ssh("true")[0] == 0)
+    demand("who and where", ssh("id -un; hostname"), (0, f"root\n{machine.name}"))
+    demand("a status", ssh("exit", "7")[0], 7)
+    switch = f"{before['system']}/bin/switch-to-configuration"
+    demand("not said how", ssh(switch)[0], 1)
+    demand("dry", ssh(switch, "dry-activate")[0], 0)
+    demand("a switch", ssh(switch, "test")[0], 0)
+    demand("after it", machine.answer(), before)
+    demand("it runs", ssh("readlink", "/run/current-system"), (0, before["system"]))
+    machine.shut()
+    # The key of the guest is on its volume.
+    machine.fields["fail"] = "switch"
+    machine.flake.describe({machine.name: machine.described()})
+    machine.start()
+    switch = f"{machine.answer()['system']}/bin/switch-to-configuration"
+    until("it is the same guest", lambda: ssh("true")[0] == 0)
+    demand("a switch that fails", ssh(switch, "test")[0], 4)
+
+
 def crashes(machine: Machine) -> None:
     """fail: crash."""
     machine.start()
@@ -568,6 +621,9 @@ BOOTS: dict[str, Booting] = {
     "boot": ({"fail": "boot"}, never_boots),
     "stop": ({"fail": "stop"}, never_stops),
     "crash": ({"fail": "crash"}, crashes),
+    "emergency": ({"fail": "emergency"}, in_emergency),
+    "late": ({"fail": "late"}, answers_for_a_while),
+    "ssh": ({}, logs_in),
 }
 
 

@@ -58,6 +58,7 @@ let
     "shares"
     "shutdown"
     "socket"
+    "sshKeys"
     "storeOnDisk"
     "systemSymlink"
     "vcpu"
@@ -250,7 +251,10 @@ in
     "boot"
     "port"
     "crash"
+    "emergency"
+    "late"
     "stop"
+    "switch"
   ] (wish.fail or null);
   mem = wish.mem or 128;
   machine = wish.machine or "microvm";
@@ -258,6 +262,7 @@ in
   preStart = wish.preStart or "";
   qemuExtraArgs = wish.qemuExtraArgs or [ ];
   port = wish.port or 80;
+  sshKeys = wish.sshKeys or [ ];
   balloon = wish.balloon or false;
   binScripts = wish.binScripts or { };
   credentialFiles = wish.credentialFiles or { };

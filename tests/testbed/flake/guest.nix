@@ -64,9 +64,17 @@ let
   mode = x: if x.readOnly then "ro" else "rw";
   method = address: if elem address [ "dhcp" "none" ] then address else "static";
 
-  toplevel = build ./builders/system.sh (optionalAttrs (etc != null) { inherit etc; } // {
+  # The same for all guests.
+  sshd = build ./builders/sshd.sh { name = "sshd-testbed-guest"; };
+
+  toplevel = build ./builders/system.sh (optionalAttrs (etc != null) { inherit etc; } // optionalAttrs (guest.sshKeys != [ ]) {
+    inherit sshd;
+    sshKeys = lines guest.sshKeys;
+  } // {
     name = "nixos-system-${hostName}-${version}";
     init = ./guest/init;
+    serve = ./guest/serve;
+    switch = ./guest/switch-to-configuration;
     inherit boot hostName version;
     guestJson = toJSON {
       inherit (guest) name version port;
@@ -78,8 +86,11 @@ let
         quote (
           optionalString (elem fail [
             "boot"
+            "emergency"
+            "late"
             "port"
             "stop"
+            "switch"
           ]) fail
         )
       }"

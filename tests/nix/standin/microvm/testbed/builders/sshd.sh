@@ -1,0 +1,1 @@
+../../../../../testbed/flake/builders/sshd.sh
