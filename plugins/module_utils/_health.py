@@ -197,10 +197,10 @@ class Judge:
             return Verdict()
         waited = now - self.started
         if waited >= self.health.healthy_deadline:
-            return Verdict(f"{self._missing()}, {self.health.healthy_deadline} s after its start")
+            return Verdict(f"not within {self.health.healthy_deadline} s: {self._missing()}")
         for state in self._states:
             if not state.ever and waited >= state.probe.deadline:
-                return Verdict(f"{state.probe.words()}: {state.wrong}, {state.probe.deadline} s after its start")
+                return Verdict(f"not within {state.probe.deadline} s: {state.probe.words()}: {state.wrong}")
         return None
 
     def _since(self) -> float | None:
@@ -219,7 +219,7 @@ class Judge:
         if self._up is None:
             return f"its unit is {self._unit.active_state}"
         wrong = [f"{state.probe.words()}: {state.wrong}" for state in self._states if state.since is None]
-        return "; ".join(wrong) or f"not healthy for {self.health.min_healthy_time} s in a row"
+        return "; ".join(wrong) or f"not for {self.health.min_healthy_time} s in a row"
 
     def _passes(self, state: _State, now: float) -> None:
         state.failures = 0

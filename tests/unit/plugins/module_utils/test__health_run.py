@@ -169,7 +169,7 @@ def test_each_is_judged_by_itself(tmp_path: Path, answers: dict[str, list[Answer
     assert found == {
         "good": None,
         "slow": None,
-        "dead": "tcp 10.1.0.11:80: connection refused, 60 s after its start",
+        "dead": "not within 60 s: tcp 10.1.0.11:80: connection refused",
         "gone": "its unit has failed (exit-code)",
         "panic": "the kernel of the guest has panicked; its console says: Kernel panic - not syncing: no init",
     }
@@ -211,7 +211,7 @@ def test_a_probe_that_does_not_come_back(tmp_path: Path) -> None:
     host = Host({0: lambda host: host.unit("web1")})
     pool = Pool(late=True)
     found, _took = wait(host, {"web1": Health((TCP,), 1, 30)}, tmp_path, pool=pool)
-    assert found == {"web1": "tcp 10.1.0.11:80: it was not answered yet, 30 s after its start"}
+    assert found == {"web1": "not within 30 s: tcp 10.1.0.11:80: it was not answered yet"}
     assert pool.count == 1
 
 
@@ -283,7 +283,7 @@ def test_units_that_cannot_be_read(tmp_path: Path) -> None:
     host = Host()
     host.broken.add("systemctl")
     found, took = wait(host, {"web1": Health((), 1, 30)}, tmp_path)
-    assert (found, took) == ({"web1": "its unit is inactive, 30 s after its start"}, 30.0)
+    assert (found, took) == ({"web1": "not within 30 s: its unit is inactive"}, 30.0)
 
 
 SSH = Probe("ssh", access=Access("10.1.0.11"), command=("true",))
@@ -319,7 +319,7 @@ def test_a_place_for_host_keys_that_cannot_be_made(tmp_path: Path) -> None:
     host = Host({0: lambda host: host.unit("web1")})
     found, _took = wait(host, {"web1": Health((SSH,), 1, 5)}, tmp_path)
     assert "ssh root@10.1.0.11:22: " in str(found["web1"])
-    assert "Not a directory, 5 s after its start" in str(found["web1"])
+    assert ": Not a directory" in str(found["web1"])
 
 
 def test_threads_of_its_own(tmp_path: Path) -> None:
