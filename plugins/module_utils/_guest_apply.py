@@ -14,18 +14,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import grp
+import itertools
 import json
 import os
 import shutil
 import stat
 import time
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.microvm.fleet.plugins.module_utils import _files, _nix, _systemd
+from ansible_collections.microvm.fleet.plugins.module_utils import _guest_judge as judge
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import read_runner
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import Busy, CommandError, FleetError
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import LOOP, litter_of
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import (
+    LOOP,
+    Record,
+    litter_of,
+    record_of_text,
+)
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import (
     CREDENTIALS,
     GuestPlan,
@@ -34,12 +42,15 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import (
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import (
     UNIT,
     Autostart,
+    Await,
     Create,
     Describe,
     Discard,
     Forget,
+    Judged,
     Keep,
     Mark,
+    Reject,
     Reload,
     Remove,
     Root,
@@ -54,6 +65,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     Unstage,
     Write,
 )
+from ansible_collections.microvm.fleet.plugins.module_utils._health_wish import Health
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import STORE, Paths
 from ansible_collections.microvm.fleet.plugins.module_utils._systemd import Unit
 
@@ -64,6 +76,8 @@ UNIT_TIMEOUT: t.Final = 150
 # What systemd's own work may take beyond the units' timeouts.
 MARGIN: t.Final = 30
 POLL: t.Final = 0.2
+# How much of the journal is shown of a guest that is not healthy.
+JOURNAL_LINES: t.Final = 30
 
 COPY_FIRST: t.Final = (
     "Copy it to this host first, as the role microvm.fleet.build does, or give the host a substituter that has it."
@@ -100,6 +114,8 @@ class Apply:
         self.build_timeout = build_timeout
         self.lock_timeout = lock_timeout
         self.outcomes: dict[str, Outcome] = {}
+        # When each guest was started, in seconds of time.monotonic().
+        self._started: dict[str, float] = {}
 
     def prepare(self, plans: t.Sequence[GuestPlan]) -> None:
         """Root and build what is to be staged.  What fails is unrooted again, and its guest gets the error."""
@@ -151,11 +167,22 @@ class Apply:
         return errors
 
     def finish(self, plans: t.Sequence[GuestPlan], leftovers: t.Sequence[str] = ()) -> None:
-        """All the other steps: stops, files, settings, autostart, starts; each kind for all guests at once."""
+        """All the other steps; what of them turns out not to be healthy goes back to where it was."""
         for entry in leftovers:
             shutil.rmtree(os.path.join(self.paths.guests, entry))
         for plan in plans:
             self.outcomes.setdefault(plan.name, Outcome())
+        # Of these an earlier run has found out that they are not.
+        known = {plan.name: plan.revert.reason for plan in plans if plan.revert is not None and plan.revert.reason}
+        fresh = [plan for plan in plans if plan.name not in known]
+        self._carry_out(fresh)
+        unhealthy = self._judge(self._with(fresh, Await))
+        self._revert(plans, {**known, **unhealthy})
+        for plan in self._with(plans, Discard):
+            self._discard(plan)
+
+    def _carry_out(self, plans: t.Sequence[GuestPlan]) -> None:
+        """Stops, files, settings, autostart, starts; each kind for all guests at once."""
         self._credentials(plans)
         self._describe(self._with(plans, Describe), Describe)
         for plan in self._with(plans, Mark):
@@ -165,7 +192,7 @@ class Apply:
         self._describe(self._with(plans, Undescribe), Undescribe)
         self._together(
             [
-                (plan, [step for step in plan.steps if type(step) in self._ACTIONS and not isinstance(step, Stage)])
+                (plan, [step for step in _until(plan) if type(step) in self._ACTIONS and not isinstance(step, Stage)])
                 for plan in plans
                 if self.outcomes[plan.name].error is None
             ]
@@ -174,8 +201,6 @@ class Apply:
             _systemd.reload(self.commands)
         self._each_or_all(self._autostarts(plans, enable=True), _systemd.enable)
         self._start(self._with(plans, Start))
-        for plan in self._with(plans, Discard):
-            self._discard(plan)
 
     def _with(self, plans: t.Sequence[GuestPlan], kind: type[Step]) -> list[GuestPlan]:
         """Plans that are still without an error and have a step of this *kind*."""
@@ -311,7 +336,8 @@ class Apply:
                     ours = directory != self.paths.microvm_roots or name in litter_of(entry)
                     if ours and entry.startswith(_files.TEMPORARY):
                         _files.remove(os.path.join(directory, entry))
-        _files.remove(os.path.join(self.paths.marks, name))
+        if not any(isinstance(each, (Start, Await)) for each in plan.steps):
+            self._unmark([plan])
 
     def _mark(self, plan: GuestPlan) -> None:
         """Before any other step, and in a filesystem that ends with the host's boot: there is nothing to flush."""
@@ -399,6 +425,21 @@ class Apply:
         os.chown(directory, 0, group)
         os.chmod(directory, 0o1775)  # noqa: S103 - the hypervisors' group writes there, as the docstring says
 
+    def _judged(self, plan: GuestPlan, step: Judged, unflushed: _files.Unflushed) -> Parts:
+        yield from self._rewrite(plan, lambda record: judge.judged(record, step.runner), unflushed)
+
+    def _reject(self, plan: GuestPlan, step: Reject, unflushed: _files.Unflushed) -> Parts:
+        yield from self._rewrite(
+            plan, lambda record: judge.rejecting(record, step.runner, step.reason, step.back), unflushed
+        )
+        yield
+
+    def _rewrite(self, plan: GuestPlan, change: t.Callable[[Record], Record], unflushed: _files.Unflushed) -> Parts:
+        text = _files.read_text(self.paths.known(plan.name, "record.json"))
+        record = record_of_text(text) if text is not None else None
+        if record is not None:
+            yield from self._write(plan, Write(plan.name, change(record)), unflushed)
+
     def _root(self, plan: GuestPlan, _step: Root, unflushed: _files.Unflushed) -> None:
         _files.make_directory(self.paths.microvm_roots, unflushed=unflushed)
         for prefix, link in (("", "current"), ("booted-", "booted")):
@@ -481,6 +522,8 @@ class Apply:
         Root: _root,
         Settings: _settings,
         Remove: _remove,
+        Judged: _judged,
+        Reject: _reject,
     }
 
     # Units
@@ -535,9 +578,15 @@ class Apply:
             [plan.name for plan in plans if plan.guest.unit.active_state == "failed" or plan.guest.unit.restarts],
         )
         limit = max(plan.wish.start_timeout or UNIT_TIMEOUT for plan in plans)
+        self._started.update({plan.name: time.monotonic() for plan in plans})
         complaint = self._jobs("start", plans, timeout=limit + MARGIN)
         deadline = time.monotonic() + limit
-        pending = list(plans)
+        judged = self._with(plans, Await)
+        for plan in judged:
+            # Whether it stays up is a part of what is waited for.
+            self.outcomes[plan.name].done += [step for step in plan.steps if isinstance(step, Start)]
+        unjudged = [plan for plan in plans if plan not in judged]
+        pending = list(unjudged)
         while pending:
             units = _systemd.show(self.commands)
             now = time.monotonic()
@@ -553,8 +602,69 @@ class Apply:
             pending = waiting
             if pending:
                 time.sleep(POLL)
+        self._unmark(unjudged)
+
+    def _unmark(self, plans: t.Iterable[GuestPlan]) -> None:
         for plan in plans:
             _files.remove(os.path.join(self.paths.marks, plan.name))
+
+    # Judgements
+
+    def _judge(self, plans: t.Sequence[GuestPlan]) -> dict[str, str]:
+        """Wait for the health of all guests of *plans* at once; why some are not healthy, by their names.
+
+        For those that are, what comes after is done.
+        """
+        if not plans:
+            return {}
+        now = time.monotonic()
+        units = _systemd.show(self.commands)
+        gone = {
+            plan.name: _not_up(units.get(plan.name, Unit()))
+            for plan in plans
+            if started(units.get(plan.name, Unit()), now) is False
+        }
+        verdicts: dict[str, str | None] = dict(gone)
+        verdicts.update(
+            await_healthy(
+                self.commands,
+                {plan.name: plan.wish.health for plan in plans if plan.name not in gone},
+                started={plan.name: self._started.get(plan.name, now) for plan in plans},
+            )
+        )
+        healthy = [plan for plan in plans if verdicts[plan.name] is None]
+        for plan in healthy:
+            self.outcomes[plan.name].done += [step for step in plan.steps if isinstance(step, Await)]
+        self._together([(plan, _after(plan)) for plan in healthy])
+        self._unmark(healthy)
+        return {name: reason for name, reason in verdicts.items() if reason is not None}
+
+    def _revert(self, plans: t.Sequence[GuestPlan], reasons: t.Mapping[str, str]) -> None:
+        """Bring guests that are not healthy, *reasons* say why, to where their plans say; their outcome is an error."""
+        unhealthy = [plan for plan in plans if plan.name in reasons]
+        journals = {plan.name: _systemd.journal(self.commands, plan.name, lines=JOURNAL_LINES) for plan in unhealthy}
+        units = _systemd.show(self.commands) if unhealthy else {}
+        undoing = []
+        for plan in unhealthy:
+            outcome, revert = self.outcomes[plan.name], plan.revert
+            outcome.reason = reasons[plan.name]
+            if revert is not None and os.path.lexists(self.paths.store(revert.back.runner)):
+                outcome.reverted = revert
+                steps = tuple(
+                    replace(step, reason=outcome.reason) if isinstance(step, Reject) else step for step in revert.steps
+                )
+                guest = replace(plan.guest, unit=units.get(plan.name, Unit()))
+                undoing.append(replace(plan, steps=steps, guest=guest, revert=None))
+        inner = Apply(self.paths, self.commands, build_timeout=self.build_timeout, lock_timeout=self.lock_timeout)
+        if undoing:
+            inner.finish(undoing)
+        for plan in unhealthy:
+            outcome = self.outcomes[plan.name]
+            undone = inner.outcomes.get(plan.name, Outcome())
+            outcome.undone, outcome.killed = undone.done, outcome.killed or undone.killed
+            outcome.restored = outcome.reverted is not None and undone.error is None
+            outcome.error = _unhealthy(plan, outcome, undone, journals[plan.name])
+        self._unmark(unhealthy)
 
     def _jobs(self, verb: str, plans: t.Sequence[GuestPlan], *, timeout: float) -> str:
         try:
@@ -564,9 +674,7 @@ class Apply:
 
     def _not_started(self, plan: GuestPlan, unit: Unit, complaint: str) -> FleetError:
         log = _systemd.journal(self.commands, plan.name)
-        seen = f"did not stay up: the unit is {unit.active_state} ({unit.result})"
-        if unit.restarts:
-            seen += f" after {unit.restarts} restarts"
+        seen = _not_up(unit)
         if complaint.strip() and unit.active_state == "inactive":
             seen += f"; systemctl said: {complaint.strip()}"
         return FleetError(
@@ -574,6 +682,15 @@ class Apply:
             subject=plan.wish.subject,
             field="state",
         )
+
+
+def await_healthy(
+    commands: Commands, healths: t.Mapping[str, Health], *, started: t.Mapping[str, float]
+) -> t.Mapping[str, str | None]:
+    """As in `_health_run`, which is loaded for runs that wait for something only."""
+    from ansible_collections.microvm.fleet.plugins.module_utils import _health_run  # noqa: PLC0415
+
+    return _health_run.await_healthy(commands, healths, started=started)
 
 
 def started(unit: Unit, now: float) -> bool | None:
@@ -589,6 +706,41 @@ def started(unit: Unit, now: float) -> bool | None:
     if unit.active and now - unit.active_since / 1e6 >= SETTLE:
         return True
     return None
+
+
+def _not_up(unit: Unit) -> str:
+    seen = f"did not stay up: the unit is {unit.active_state} ({unit.result})"
+    return f"{seen} after {unit.restarts} restarts" if unit.restarts else seen
+
+
+def _until(plan: GuestPlan) -> t.Iterator[Step]:
+    """The steps before it is waited for whether the guest is healthy; all where nobody waits."""
+    return itertools.takewhile(lambda step: not isinstance(step, Await), plan.steps)
+
+
+def _after(plan: GuestPlan) -> list[Step]:
+    """The steps for a guest that is healthy, without what comes last of all."""
+    rest = itertools.dropwhile(lambda step: not isinstance(step, Await), plan.steps)
+    return [step for step in rest if not isinstance(step, (Await, Discard))]
+
+
+def _unhealthy(plan: GuestPlan, outcome: Outcome, undone: Outcome, journal: str) -> FleetError:
+    """What is said of a guest that is not healthy, and of what was done about that."""
+    revert = outcome.reverted
+    if revert is None:
+        seen = f"is not healthy: {outcome.reason}\nThere is nothing that it could go back to, so it stays as it is."
+    else:
+        origin, back = revert.origin.words(), revert.back.words()
+        seen = f"{origin} is not healthy: {outcome.reason}\nIt went back to {back}, which "
+        if undone.error is not None:
+            seen += f"failed too: {undone.error.seen}"
+        elif any(isinstance(step, Await) for step in undone.done):
+            seen += "is healthy."
+        else:
+            seen += "does not run."
+    return FleetError(
+        f"{seen}\nIts journal ended with:\n{journal or '(nothing)'}", subject=plan.wish.subject, field="health"
+    )
 
 
 def _about(plan: GuestPlan, option: str, error: FleetError) -> FleetError:

@@ -45,6 +45,8 @@ class Generation:
     number: int
     runner: str
     created: float = 0.0
+    # Its runner is not in the store, for all its root.
+    missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class Record:
             "labels": dict(self.labels),
             "healthy": self.healthy,
             "judging": self.judging,
-            "rejected": dict(self.rejected),
+            # A list, for it has an order.
+            "rejected": [{"runner": runner, "reason": reason} for runner, reason in self.rejected.items()],
             "live": None if self.live is None else dict(self.live),
         }
 
@@ -97,7 +100,7 @@ def record_of_text(text: str) -> Record | None:
             # Records of before there were judgements say nothing of them.
             healthy=values.get("healthy"),
             judging=values.get("judging"),
-            rejected=values.get("rejected") or {},
+            rejected={each["runner"]: each["reason"] for each in values.get("rejected") or ()},
             live=values.get("live"),
         )
     except (ValueError, KeyError, TypeError):
@@ -165,7 +168,20 @@ class Guest:
     @property
     def restart_needed(self) -> bool:
         """Whether the running guest is of another runner than the next start would run."""
-        return self.unit.active and self.current is not None and self.booted != self.current
+        if not self.unit.active or self.current is None or self.booted == self.current:
+            return False
+        live = self.record.live if self.record is not None else None
+        return live is None or dict(live) != {"runner": self.current, "invocation": self.unit.invocation}
+
+    @property
+    def judging(self) -> bool:
+        """Whether nobody knows yet if the runner of `current`, which it was switched to, is any good."""
+        return self.record is not None and self.record.judging is not None and self.record.judging == self.current
+
+    @property
+    def generation(self) -> int | None:
+        """The number of the generation that `current` is, the highest one."""
+        return max((each.number for each in self.generations if each.runner == self.current), default=None)
 
     @property
     def traces(self) -> bool:
@@ -381,7 +397,8 @@ def _generations(paths: Paths, name: str, links: t.Iterable[str]) -> tuple[Gener
         link = paths.root_of(name, entry)
         runner = read_link(link)
         if entry.isdigit() and runner is not None:
-            generations.append(Generation(int(entry), runner, os.lstat(link).st_mtime))
+            missing = in_store(runner) and not os.path.lexists(paths.store(runner))
+            generations.append(Generation(int(entry), runner, os.lstat(link).st_mtime, missing=missing))
     return tuple(sorted(generations, key=lambda generation: generation.number))
 
 
@@ -453,6 +470,10 @@ def describe(guest: Guest) -> dict[str, t.Any]:
             {"number": generation.number, "runner": generation.runner, "created": int(generation.created)}
             for generation in guest.generations
         ],
+        "generation": guest.generation,
+        "healthy": guest.record.healthy if guest.record else None,
+        "judging": guest.record.judging if guest.record else None,
+        "rejected": dict(guest.record.rejected) if guest.record else {},
         "active": guest.unit.active,
         "unit": {
             "active_state": guest.unit.active_state,
@@ -492,8 +513,7 @@ def problems(guest: Guest) -> t.Iterator[str]:
         yield f"failed: the unit ended with {guest.unit.result}; see journalctl -u {_systemd.unit(guest.name)}."
     elif guest.unit.up and guest.unit.restarts >= LOOP:
         yield f"restart loop: systemd has started it again {guest.unit.restarts} times."
-    if guest.restart_needed:
-        yield "restart needed: the guest runs another runner than current."
+    yield from _of_switch(guest)
     if guest.unit.needs_reload:
         yield "units changed: systemd has to read its units again (systemctl daemon-reload)."
     runs = guest.unit.active and guest.booted not in (None, guest.current)
@@ -507,3 +527,13 @@ def problems(guest: Guest) -> t.Iterator[str]:
         yield "missing gcroot: the garbage collector may take the runner of current."
     if runs and f"booted-{guest.name}" not in guest.roots and guest.booted not in kept:
         yield "missing gcroot: the garbage collector may take the runner that is running."
+
+
+def _of_switch(guest: Guest) -> t.Iterator[str]:
+    """What is left to do about a new runner."""
+    if guest.restart_needed:
+        yield "restart needed: the guest runs another runner than current."
+    if guest.judging:
+        yield "not judged: nobody has waited to see whether current, which the guest was switched to, is healthy."
+    elif guest.record is not None and guest.current in guest.record.rejected:
+        yield "rejected: current is a runner that the guest was taken back from, for it was not healthy."

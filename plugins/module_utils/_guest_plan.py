@@ -17,8 +17,10 @@ import re
 import typing as t
 from dataclasses import dataclass, field
 
+from ansible_collections.microvm.fleet.plugins.module_utils import _guest_judge as judge
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import Runner, runner_of_dict
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_judge import Revert
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import (
     Generation,
     Guest,
@@ -30,10 +32,12 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     SHARES_UNIT,
     UNIT,
     Autostart,
+    Await,
     Create,
     Describe,
     Discard,
     Forget,
+    Judged,
     Keep,
     Mark,
     Reload,
@@ -73,6 +77,8 @@ class Target:
     source: str
     flake: str | None = None
     locked: str | None = None
+    # It is a generation, to which the guest goes without asking where it came from.
+    kept: bool = False
     # Of a guest that is described: its entry of guests.json, as it is to be and as it is.
     description: t.Mapping[str, t.Any] | None = None
     described: t.Mapping[str, t.Any] | None = None
@@ -89,6 +95,8 @@ class GuestPlan:
     steps: tuple[Step, ...] = ()
     error: FleetError | None = None
     target: Target | None = None
+    # What is to be done when the guest is not healthy; with a reason, what is left of that (and of nothing else).
+    revert: Revert | None = None
 
     @property
     def name(self) -> str:
@@ -114,13 +122,36 @@ class Outcome:
     kept: str | None = None
     left: list[str] = field(default_factory=list)
     done: list[Step] = field(default_factory=list)
+    # Why it is not healthy, what was done about it, and whether it is healthy then.
+    reason: str | None = None
+    undone: list[Step] = field(default_factory=list)
+    reverted: Revert | None = None
+    restored: bool = False
 
 
 def asks(wish: GuestWish, guest: Guest) -> bool:
     """Whether this run needs a runner: only for a guest that is missing, or that is to be updated."""
-    if wish.state == "absent" or guest.owner == "nixos":
+    if wish.state == "absent" or (guest.exists and judge.begun(guest) is not None):
         return False
+    if wish.generation is not None:
+        return True
+    if guest.owner == "nixos":
+        return False
+    if wish.update == "activate_staged" and guest.exists:
+        return guest.staged not in (None, guest.current)
     return not guest.exists or wish.update != "never"
+
+
+def kept(wish: GuestWish, guest: Guest) -> str | None:
+    """The runner on the host that this run is to use, whatever a flake says by now; None where a flake is asked.
+
+    Raises InvalidWish when there is none such.
+    """
+    if not asks(wish, guest):
+        return None
+    if wish.generation is not None:
+        return judge.generation(wish, guest)
+    return judge.staged(wish, guest) if wish.update == "activate_staged" else None
 
 
 def source(wish: GuestWish, guest: Guest) -> Source | None:
@@ -150,7 +181,10 @@ def recorded(guest: Guest, flake: str, identity: str) -> Target | None:
     record = guest.record
     if record is None or not guest.exists or record.locked != identity or record.flake != flake:
         return None
-    if record.runner is None or record.runner not in (guest.current, guest.staged) or record.runner not in record.facts:
+    there = {each.runner for each in guest.generations if not each.missing}
+    if record.runner is None or record.runner not in {guest.current, guest.staged, *there}:
+        return None
+    if record.runner not in record.facts:
         return None
     if _lost(guest):
         # To be built again, it takes the derivation.
@@ -167,9 +201,23 @@ def _lost(guest: Guest) -> bool:
 
 def plan(wish: GuestWish, guest: Guest, target: Target | None) -> GuestPlan:
     """The steps for one guest.  *target* is what `source` asked for, None where it asked for nothing."""
+    back = judge.begun(guest) if wish.state != "absent" and guest.owner != "nixos" else None
+    if back is not None:
+        rest = judge.rest(wish, guest, back)
+        return GuestPlan(wish, guest, steps=rest.steps, revert=rest)
+    revert = None
     try:
-        steps = tuple(_absent(wish, guest) if wish.state == "absent" else _present(wish, guest, target))
-        if wish.state != "absent":
+        if wish.state == "absent":
+            steps = tuple(_absent(wish, guest))
+        else:
+            way = course(wish, guest, target)
+            if way.moving and guest.exists:
+                refusal = judge.refusal(wish, guest, str(way.current))
+                if refusal is not None:
+                    raise refusal
+            steps = tuple(_present(wish, guest, target, way))
+            if way.judged:
+                revert = judge.revert(wish, guest, str(way.current), steps)
             steps += tuple(_discard(wish, guest, steps))
         if steps:
             _refuse(wish, guest)
@@ -177,7 +225,7 @@ def plan(wish: GuestWish, guest: Guest, target: Target | None) -> GuestPlan:
             _fit(wish, target)
     except FleetError as error:
         return GuestPlan(wish, guest, error=error, target=target)
-    return GuestPlan(wish, guest, steps=steps, target=target)
+    return GuestPlan(wish, guest, steps=steps, target=target, revert=revert)
 
 
 def _refuse(wish: GuestWish, guest: Guest) -> None:
@@ -254,51 +302,95 @@ def _absent(wish: GuestWish, guest: Guest) -> t.Iterator[Step]:
         yield Remove(guest.name, purge=wish.purge)
 
 
-def _present(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator[Step]:
-    name = guest.name
+@dataclass(frozen=True)
+class Course:
+    """What becomes of a guest that is to be there, beside its files: what all else of its plan follows from.
+
+    *current* is the runner that it has then.  *moving*: it is another than now.  *stopping*, *starting*: so is the
+    guest.  *judged*: whether it is healthy then is waited for.
+    """
+
+    current: str | None
+    moving: bool = False
+    interrupted: bool = False
+    stopping: bool = False
+    starting: bool = False
+    judged: bool = False
+
+
+def course(wish: GuestWish, guest: Guest, target: Target | None) -> Course:
+    """The course of one guest that is not to be absent."""
+    moving = target is not None and target.runner.path != guest.current
+    moving = moving and (wish.update != "stage" or not guest.exists)
+    current = target.runner.path if target is not None and moving else guest.current
     # A mark of a run that was killed speaks of a guest that is down, and to be up again.
-    interrupted = guest.interrupted and not guest.unit.up and wish.state != "stopped"
-    if guest.litter or (guest.interrupted and not interrupted):
+    interrupted = guest.interrupted and guest.exists and not guest.unit.up and wish.state != "stopped"
+    renewing = wish.activates and guest.owner != "nixos" and guest.restart_needed
+    stopping = guest.unit.up and (wish.state in ("stopped", "restarted") or (moving and guest.exists) or renewing)
+    starting = wish.state != "stopped" and (
+        stopping or interrupted or (wish.state in ("started", "restarted") and not guest.unit.active)
+    )
+    switched = moving and guest.exists
+    if starting:
+        judged = switched or renewing or wish.health.asked or (guest.judging and not moving)
+    else:
+        judged = guest.judging and not moving and guest.unit.up and not stopping
+        judged = judged and (guest.interrupted or wish.activates)
+    return Course(
+        current=current,
+        moving=moving,
+        interrupted=interrupted,
+        stopping=stopping,
+        starting=starting,
+        judged=judged,
+    )
+
+
+def _present(wish: GuestWish, guest: Guest, target: Target | None, way: Course) -> t.Iterator[Step]:
+    name = guest.name
+    if guest.litter or (guest.interrupted and not (way.interrupted or way.judged)):
         yield Sweep(name)
-    current = guest.current
-    stopping = guest.unit.up and wish.state in ("stopped", "restarted")
-    if target is not None and target.runner.path != current and (wish.update != "stage" or not guest.exists):
+    if target is not None and way.moving:
         yield from _prepare(guest, target)
         yield from _describe(guest, target)
-        if guest.described and target.description is None:
+        if guest.described and target.description is None and not target.kept:
             # It comes from elsewhere now.
             yield Undescribe(name)
-        stopping = stopping or (guest.exists and guest.unit.up)
-        yield from _stop(wish, name, stopping=stopping)
-        current = target.runner.path
+        yield from _stop(guest, way)
         if target.credentials is not None:
             # Before `current`: of a guest that exists, a later run does not look at the description again.
             yield from _settle(wish, guest, target.credentials)
-        yield from _become(wish, guest, target)
+        yield from _become(wish, guest, target, way)
     else:
-        if target is not None and target.runner.path != current:
+        if target is not None and target.runner.path != guest.current:
             yield from _prepare(guest, target)
         elif target is not None and _lost(guest):
             yield from _prepare(guest, target)
             yield Unstage(name, target.runner.path)
-        elif guest.staged is not None and guest.staged == current:
+        elif guest.staged is not None and guest.staged == guest.current:
             # A run that died right after the switch has left it.
             yield Unstage(name, guest.staged)
         yield from _describe(guest, target)
-        if target is not None and wish.update == "activate" and guest.restart_needed:
-            stopping = True
-        yield from _stop(wish, name, stopping=stopping)
-        yield from _record(wish, guest, target)
-    yield from _housekeeping(wish, guest, current, runs=guest.unit.up and not stopping)
-    if target is None or target.credentials is None or current == guest.current:
+        yield from _stop(guest, way)
+        yield from _record(wish, guest, target, way)
+    ours = guest.record is not None or way.moving
+    if ours and guest.roots != {name, f"booted-{name}"}:
+        yield Root(name)
+    if target is None or target.credentials is None or not way.moving:
         # What is only staged may ask for other credentials than what runs.
-        credentials = target.credentials if target is not None and target.runner.path == current else None
+        credentials = target.credentials if target is not None and target.runner.path == way.current else None
         yield from _settle(wish, guest, credentials)
     if wish.autostart is not None and wish.autostart != guest.autostart:
         yield Autostart(name, enable=wish.autostart)
-    restarted = stopping and wish.state != "stopped"
-    if restarted or interrupted or (wish.state in ("started", "restarted") and not guest.unit.active):
+    if way.starting:
         yield Start(name)
+    if way.judged:
+        yield Await(name)
+        if ours and (way.moving or not judge.is_judged(guest.record, way.current)):
+            yield Judged(name, str(way.current))
+    forgotten = _surplus(wish, guest, target, way) if ours else ()
+    if forgotten:
+        yield Forget(name, numbers=forgotten)
 
 
 def _describe(guest: Guest, target: Target | None) -> t.Iterator[Step]:
@@ -307,11 +399,11 @@ def _describe(guest: Guest, target: Target | None) -> t.Iterator[Step]:
         yield Describe(guest.name, description=target.description, before=target.described)
 
 
-def _stop(wish: GuestWish, name: str, *, stopping: bool) -> t.Iterator[Step]:
-    if stopping and wish.state != "stopped":
-        yield Mark(name)
-    if stopping:
-        yield Stop(name)
+def _stop(guest: Guest, way: Course) -> t.Iterator[Step]:
+    if way.starting and (way.stopping or (way.judged and not guest.interrupted)):
+        yield Mark(guest.name)
+    if way.stopping:
+        yield Stop(guest.name)
 
 
 def _prepare(guest: Guest, target: Target) -> t.Iterator[Step]:
@@ -319,31 +411,44 @@ def _prepare(guest: Guest, target: Target) -> t.Iterator[Step]:
 
     The link `staged` is older than the build; only the record, which is written after it, says that it has ended.
     """
+    if target.kept:
+        return
     built = guest.record is not None and guest.record.runner == target.runner.path
     if guest.staged != target.runner.path or target.runner.missing or not built:
         yield Stage(guest.name, runner=target.runner.path, source=target.source)
 
 
-def _become(wish: GuestWish, guest: Guest, target: Target) -> t.Iterator[Step]:
+def _become(wish: GuestWish, guest: Guest, target: Target, way: Course) -> t.Iterator[Step]:
     """Make the runner of *target* the guest's own.  Generation and record come first: see docs/architecture.md."""
     name, path = guest.name, target.runner.path
-    kept = {generation.runner: generation.number for generation in guest.generations}
-    number = max(kept.values(), default=0)
-    if guest.exists and guest.current is not None and guest.current not in kept:
-        number += 1
-        yield Keep(name, number=number, runner=guest.current)
-    if path not in kept or kept[path] != max(kept.values()):
-        number += 1
-        yield Keep(name, number=number, runner=path)
-    yield from _record(wish, guest, target)
+    for generation in _kept(guest, target, way)[len(guest.generations) :]:
+        yield Keep(name, number=generation.number, runner=generation.runner)
+    yield from _record(wish, guest, target, way)
     if guest.exists:
         yield Switch(name, runner=path, flake=target.flake)
     else:
         yield Create(name, runner=path, flake=target.flake, complete=guest.directory)
-    yield Unstage(name, runner=path)
+    if not target.kept:
+        yield Unstage(name, runner=path)
 
 
-def _record(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator[Step]:
+def _kept(guest: Guest, target: Target | None, way: Course) -> list[Generation]:
+    """The generations once the guest has the runner of *target*, the new ones last."""
+    generations = list(guest.generations)
+    if target is None or not way.moving:
+        return generations
+    number = max((each.number for each in generations), default=0)
+    runners = {each.runner for each in generations}
+    if guest.exists and guest.current is not None and guest.current not in runners:
+        number += 1
+        generations.append(Generation(number, guest.current))
+    path = target.runner.path
+    if path not in runners or (not target.kept and guest.generations[-1].runner != path):
+        generations.append(Generation(number + 1, path))
+    return generations
+
+
+def _record(wish: GuestWish, guest: Guest, target: Target | None, way: Course) -> t.Iterator[Step]:
     """The record, where it is not what it should be.  A guest of another maker gets one with its first new runner."""
     changing = target is not None and target.runner.path != guest.current
     if guest.record is None and not changing and wish.protect is not True:
@@ -351,13 +456,9 @@ def _record(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator[
     before = guest.record or Record(flake=guest.flake)
     after = before
     if target is not None and (changing or guest.record is not None):
-        path = target.runner.path
-        kept = (guest.current, path) if changing else tuple(before.facts)
-        facts = {runner: known for runner, known in before.facts.items() if runner in kept}
-        # A runner that is not on the host yet says nothing of itself; what is known of it already says more.
-        if path not in facts or not target.runner.missing:
-            facts[path] = target.runner.as_dict()
-        after = dataclasses.replace(after, flake=target.flake, locked=target.locked, runner=path, facts=facts)
+        after = _noted(before, guest, target, changing=changing)
+    if way.moving and (guest.exists or way.judged):
+        after = judge.switching(after, str(way.current))
     if wish.protect is not None:
         after = dataclasses.replace(after, protect=wish.protect)
     if wish.labels is not None:
@@ -367,19 +468,18 @@ def _record(wish: GuestWish, guest: Guest, target: Target | None) -> t.Iterator[
         yield Write(guest.name, record=after, refresh=not changing and asked == guest.record)
 
 
-def _housekeeping(wish: GuestWish, guest: Guest, current: str | None, *, runs: bool) -> t.Iterator[Step]:
-    """What is beside the runner: roots and old generations.
-
-    With *runs* the guest is up, and this run does not stop it.
-    """
-    name = guest.name
-    ours = guest.record is not None or current != guest.current
-    if ours and guest.roots != {name, f"booted-{name}"}:
-        yield Root(name)
-    if ours:
-        forgotten = _surplus(wish, guest, current, runs=runs)
-        if forgotten:
-            yield Forget(name, numbers=forgotten)
+def _noted(record: Record, guest: Guest, target: Target, *, changing: bool) -> Record:
+    """The *record* with what is known of *target*, and of every runner that the guest may still go back to."""
+    path = target.runner.path
+    kept = {guest.current, path, record.runner if target.kept else None}
+    kept.update(each.runner for each in guest.generations)
+    facts = {runner: known for runner, known in record.facts.items() if runner in kept or not changing}
+    # A runner that is not on the host yet says nothing of itself; what is known of it already says more.
+    if path not in facts or not target.runner.missing:
+        facts[path] = target.runner.as_dict()
+    if target.kept:
+        return dataclasses.replace(record, facts=facts)
+    return dataclasses.replace(record, flake=target.flake, locked=target.locked, runner=path, facts=facts)
 
 
 def _settle(wish: GuestWish, guest: Guest, credentials: t.Mapping[str, tuple[str, ...]] | None) -> t.Iterator[Step]:
@@ -412,18 +512,17 @@ def _discard(wish: GuestWish, guest: Guest, steps: t.Iterable[Step]) -> t.Iterat
         yield Discard(guest.name, names)
 
 
-def _surplus(wish: GuestWish, guest: Guest, current: str | None, *, runs: bool) -> tuple[int, ...]:
-    """Generations to be dropped: the oldest beyond the number to keep, but none that runs or is to run."""
-    generations = list(guest.generations)
-    if current is not None and current != guest.current:
-        # As `_become` will have made them.
-        runners = {generation.runner for generation in generations}
-        for runner in (guest.current, current):
-            if runner is not None and (
-                runner not in runners or (runner == current and generations[-1].runner != current)
-            ):
-                generations.append(Generation(max((each.number for each in generations), default=0) + 1, runner))
-    needed = {current, guest.booted if runs else None}
+def _surplus(wish: GuestWish, guest: Guest, target: Target | None, way: Course) -> tuple[int, ...]:
+    """Generations to be dropped: the oldest beyond the number to keep, but none that the guest may need.
+
+    That is what runs, or is to run, what was last found healthy, and what it would go back to.
+    """
+    generations = _kept(guest, target, way)
+    needed = {way.current, guest.booted if guest.unit.up and not way.stopping else None}
+    if not way.judged:
+        needed.add(guest.record.healthy if guest.record is not None else None)
+        if way.current is not None and (guest.judging or way.moving) and guest.exists:
+            needed.add(judge.fallback(wish, guest, way.current))
     old = generations[: -wish.keep_generations]
     return tuple(generation.number for generation in old if generation.runner not in needed)
 
@@ -601,9 +700,12 @@ def project(described: t.Mapping[str, t.Any], plan: GuestPlan) -> dict[str, t.An
             if plan.target is not None:
                 after.update(_facts(plan.target.runner))
         elif isinstance(step, Write):
-            after.update(
-                owner="fleet", locked=step.record.locked, protect=step.record.protect, labels=dict(step.record.labels)
-            )
+            record = step.record
+            after.update(owner="fleet", locked=record.locked, protect=record.protect, labels=dict(record.labels))
+            after.update(healthy=record.healthy, judging=record.judging, rejected=dict(record.rejected))
+        elif isinstance(step, Judged):
+            rejected = {runner: why for runner, why in after["rejected"].items() if runner != step.runner}
+            after.update(healthy=step.runner, judging=None, rejected=rejected)
         elif isinstance(step, Autostart):
             after["autostart"] = step.enable
         elif isinstance(step, Stop):
@@ -614,6 +716,8 @@ def project(described: t.Mapping[str, t.Any], plan: GuestPlan) -> dict[str, t.An
             after = describe(Guest(plan.name))
             generations = []
     after["generations"] = generations
+    numbers = [each["number"] for each in generations if each["runner"] == after["current"]]
+    after["generation"] = max(numbers, default=None)
     return after
 
 

@@ -292,7 +292,7 @@ def _report(
         outcome = outcomes.get(plan.name, Outcome(error=plan.error))
         # Told in the order of the plan, as check mode does, and not in the one in which all guests were worked on.
         order = {type(step): place for place, step in enumerate(plan.steps)}
-        done = sorted(outcome.done, key=lambda step: order.get(type(step), len(order)))
+        done = sorted(outcome.done, key=lambda step: order.get(type(step), len(order))) + outcome.undone
         steps = plan.steps if check or not outcomes else done
         described = describe(before.guest(plan.name))
         now = planner.project(described, plan) if check else describe(after.guest(plan.name))
@@ -307,6 +307,7 @@ def _report(
         }
         if error is not None:
             entry.update(error.as_dict())
+        entry.update(_switched(plan, outcome))
         if outcome.killed:
             entry["killed"] = True
             entry["actions"].append(f"{plan.name}: kill, for it did not end within its time")
@@ -325,6 +326,28 @@ def _report(
                     if step.before is not None:
                         result.before[plan.name]["description"] = step.before
                     result.after[plan.name]["description"] = step.description
+
+
+def _switched(plan: GuestPlan, outcome: Outcome) -> dict[str, t.Any]:
+    """What a result says of a new runner: why it needs a restart, and how it went."""
+    said: dict[str, t.Any] = {}
+    if plan.target is not None and plan.guest.exists and plan.target.runner.path != plan.guest.current:
+        # Loaded for runs that have a new runner only.
+        from ansible_collections.microvm.fleet.plugins.module_utils._guest_reasons import (  # noqa: PLC0415
+            reasons,
+        )
+
+        said["reasons"] = reasons(plan.guest.runner, plan.target.runner)
+    if outcome.reason is not None:
+        said["unhealthy"] = outcome.reason
+    if outcome.reverted is not None:
+        said["reverted"] = {
+            "from": outcome.reverted.origin.as_dict(),
+            "to": outcome.reverted.back.as_dict(),
+            "healthy": outcome.restored,
+            "reason": outcome.reason,
+        }
+    return said
 
 
 def _shown(described: t.Mapping[str, t.Any]) -> dict[str, t.Any]:

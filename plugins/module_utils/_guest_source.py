@@ -16,10 +16,10 @@ import typing as t
 from ansible_collections.microvm.fleet.plugins.module_utils import _guest_plan as planner
 from ansible_collections.microvm.fleet.plugins.module_utils import _nix
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
-from ansible_collections.microvm.fleet.plugins.module_utils._contract import read_runner
+from ansible_collections.microvm.fleet.plugins.module_utils._contract import read_runner, runner_of_dict
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import CommandError, FleetError, InvalidWish
 from ansible_collections.microvm.fleet.plugins.module_utils._evaluated import Elsewhere, Found
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest, Host
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest, Host, Record, merge
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import Target
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED, GuestWish, Limits
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
@@ -62,9 +62,16 @@ class Sources:
                 going.add(wish.name)
             guest = host.guest(wish.name)
             try:
-                source = planner.source(wish, guest)
+                there = planner.kept(wish, guest)
+                source = planner.source(wish, guest) if there is None else None
             except FleetError as error:
                 answers[wish.name] = error
+                continue
+            if there is not None:
+                if _is_described(wish, guest):
+                    described.append(wish)
+                else:
+                    answers[wish.name] = self._there(wish, guest, there)
                 continue
             if source is None:
                 continue
@@ -190,6 +197,15 @@ class Sources:
             entries[name] = entry
             identity = static.identity(name, entry)
             known = planner.recorded(host.guest(name), DESCRIBED, identity)
+            if known is None and planner.kept(wish, host.guest(name)) is not None:
+                answers[name] = InvalidWish(
+                    "what is staged was made of another description, or of other files of /etc/microvm-fleet.",
+                    subject=wish.subject,
+                    field="update",
+                    hint="Stage it again (update: stage).",
+                )
+                del entries[name]
+                continue
             answer = known if known is not None else self._targets.get((identity, name))
             if answer is None and DESCRIBED in self.elsewhere:
                 answer = self._described_elsewhere(wish, identity, static)
@@ -253,6 +269,12 @@ class Sources:
                 else _descriptions.unbuildable(self.paths, answer, name)
             )
         return {name: self._targets[identity, name] for name, identity in unknown.items()}
+
+
+def _is_described(wish: GuestWish, guest: Guest) -> bool:
+    """Whether what is staged, and is to be activated, is of a guest that is described."""
+    described = guest.record is not None and guest.record.flake == DESCRIBED
+    return wish.generation is None and wish.runner is None and described
 
 
 def _of(wish: GuestWish, error: FleetError) -> FleetError:

@@ -217,6 +217,44 @@ class Start(Step):
 
 
 @dataclass(frozen=True)
+class Await(Step):
+    """Wait until it is known whether the guest is healthy.  What comes after it is for one that is."""
+
+    @property
+    def changes(self) -> bool:
+        return False
+
+    def words(self) -> str:
+        return f"{self.guest}: wait until it is healthy"
+
+
+@dataclass(frozen=True)
+class Judged(Step):
+    """Note in the record that *runner* was found healthy."""
+
+    runner: str
+
+    @property
+    def changes(self) -> bool:
+        return False
+
+    def words(self) -> str:
+        return f"{self.guest}: note that {self.runner} is healthy"
+
+
+@dataclass(frozen=True)
+class Reject(Step):
+    """Note in the record that *runner* is not to run again, why, and that the guest goes *back* to another."""
+
+    runner: str
+    back: str
+    reason: str = ""
+
+    def words(self) -> str:
+        return f"{self.guest}: reject {self.runner}"
+
+
+@dataclass(frozen=True)
 class Discard(Step):
     """Remove the files of credentials that no unit of the guest loads, and that nobody wishes for."""
 

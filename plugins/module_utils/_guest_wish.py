@@ -17,6 +17,14 @@ from dataclasses import dataclass, field
 
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import HYPERVISORS, is_store_path
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
+from ansible_collections.microvm.fleet.plugins.module_utils._health_wish import (
+    Access,
+    Health,
+    access_spec,
+    health_spec,
+    read_access,
+    read_health,
+)
 
 if t.TYPE_CHECKING:  # pragma: no cover
     from ansible_collections.microvm.fleet.plugins.module_utils._describe import Description, Surroundings
@@ -25,7 +33,10 @@ NAME_LIMIT: t.Final = 64
 # IFNAMSIZ of linux/if.h is 16 with its ending zero.
 INTERFACE_LIMIT: t.Final = 15
 STATES: t.Final = ("present", "started", "stopped", "restarted", "absent")
-UPDATES: t.Final = ("never", "stage", "activate")
+UPDATES: t.Final = ("never", "stage", "activate", "activate_staged")
+SWITCHES: t.Final = ("restart", "live")
+# Names for generations beside their numbers.
+GENERATIONS: t.Final = ("previous", "healthy")
 # A day: longer than any boot or clean shutdown, and short enough to catch milliseconds given for seconds.
 TIMEOUT_LIMIT: t.Final = 86400
 GENERATIONS_LIMIT: t.Final = 1000
@@ -55,6 +66,7 @@ DESCRIPTION: t.Final = (
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:")
 _PATH_SCHEMES = ("path:", "git+file:", "hg+file:", "tarball+file:", "file+file:", "file:")
@@ -106,6 +118,20 @@ class GuestWish:
     # Kind, value and option of what only one guest of a host may have, beside interfaces.
     claims: tuple[tuple[str, str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    # What healthy means of it, and how the host reaches it over SSH.
+    health: Health = field(default_factory=Health)
+    access: Access | None = None
+    # A generation to go to: a number, "previous" or "healthy".
+    generation: str | None = None
+    retry: bool = False
+    switch: str = "restart"
+    snapshot_volumes: bool = False
+    restore_volumes: bool = False
+
+    @property
+    def activates(self) -> bool:
+        """Whether a guest that exists is to run what it is to have, if need be by a restart."""
+        return self.generation is not None or self.update in ("activate", "activate_staged")
 
     @property
     def subject(self) -> str:
@@ -133,6 +159,13 @@ def guest_spec(*, update: str | None = None) -> dict[str, t.Any]:
         "state": {"type": "str", "choices": list(STATES), "default": "present"},
         "autostart": {"type": "bool"},
         "update": updates,
+        "generation": {"type": "str"},
+        "retry": {"type": "bool", "default": False},
+        "switch": {"type": "str", "choices": list(SWITCHES), "default": "restart"},
+        "snapshot_volumes": {"type": "bool", "default": False},
+        "restore_volumes": {"type": "bool", "default": False},
+        **health_spec(),
+        **access_spec(),
         "keep_generations": {"type": "int", "default": 3},
         "purge": {"type": "bool", "default": False},
         "protect": {"type": "bool"},
@@ -252,7 +285,7 @@ def read_wishes(
         if isinstance(description, list):
             wrong.extend(description)
         else:
-            wishes.append(wish if description is None else _with(wish, description))
+            wishes.append(_judged(wish if description is None else _with(wish, description), entry, wrong))
     wrong.extend(_clashes(wishes))
     if wrong:
         raise InvalidWish("\n".join(error.text() for error in wrong))
@@ -285,6 +318,19 @@ def _with(wish: GuestWish, description: Description) -> GuestWish:
         claims=description.claims,
         warnings=description.warnings,
     )
+
+
+def _judged(wish: GuestWish, entry: t.Mapping[str, t.Any], wrong: list[FleetError]) -> GuestWish:
+    """The *wish* with what its *entry* says of health; what is wrong with that goes to *wrong*."""
+    if wish.state == "absent":
+        return wish
+
+    def say(option: str, seen: str, hint: str) -> None:
+        wrong.append(InvalidWish(seen, subject=wish.subject, field=option, hint=hint))
+
+    addresses = [address for interface in wish.interfaces for address in interface.addresses]
+    health = read_health(entry, addresses, say)
+    return dataclasses.replace(wish, health=health, access=read_access(entry, addresses, health.probes, say))
 
 
 class _Wrong(Exception):
@@ -322,6 +368,7 @@ def read_wish(entry: t.Mapping[str, t.Any], *, update: str, number: int) -> Gues
         wrong("protect", f"the guest is protected, and its state is to be {state}.", "Set protect to false first.")
     if entry.get("purge") and state != "absent":
         wrong("purge", f"is only for state absent, not {state}.", "Leave it out.")
+    _check_switch(entry, state, wrong)
     interfaces = tuple(
         _interface(given, position, wrong)
         for position, given in enumerate((entry.get("interfaces") or ()) if not described else ())
@@ -335,7 +382,12 @@ def read_wish(entry: t.Mapping[str, t.Any], *, update: str, number: int) -> Gues
         runner=runner,
         state=state,
         autostart=entry.get("autostart"),
-        update=entry.get("update") or update,
+        update="never" if entry.get("generation") is not None else entry.get("update") or update,
+        generation=entry.get("generation"),
+        retry=bool(entry.get("retry")),
+        switch=entry.get("switch") or "restart",
+        snapshot_volumes=bool(entry.get("snapshot_volumes")),
+        restore_volumes=bool(entry.get("restore_volumes")),
         keep_generations=3 if entry.get("keep_generations") is None else entry["keep_generations"],
         purge=bool(entry.get("purge")),
         protect=entry.get("protect"),
@@ -344,6 +396,20 @@ def read_wish(entry: t.Mapping[str, t.Any], *, update: str, number: int) -> Gues
         labels=None if labels is None else {str(key): str(value) for key, value in labels.items()},
         interfaces=interfaces,
     )
+
+
+def _check_switch(entry: t.Mapping[str, t.Any], state: str, wrong: t.Callable[[str, str, str], None]) -> None:
+    """What is wrong with how the guest is to come to its runner."""
+    generation = entry.get("generation")
+    if generation is not None:
+        if generation not in GENERATIONS and _NUMBER.fullmatch(generation) is None:
+            wrong("generation", f"{generation!r} is no generation.", "Give a number, previous or healthy.")
+        if entry.get("update") not in (None, "never"):
+            wrong("generation", f"given together with update: {entry['update']}.", "Give one of the two.")
+        if state == "absent":
+            wrong("generation", "given of a guest that is to be absent.", "Leave it out.")
+    if entry.get("restore_volumes") and not entry.get("snapshot_volumes"):
+        wrong("restore_volumes", "there is nothing to restore without a snapshot.", "Give snapshot_volumes: true too.")
 
 
 def _check_source(entry: t.Mapping[str, t.Any], wrong: t.Callable[[str, str, str], None]) -> None:

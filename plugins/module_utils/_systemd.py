@@ -199,8 +199,8 @@ def reset_failed(commands: Commands, names: t.Iterable[str]) -> None:
         commands.run(["systemctl", "reset-failed", *units], check=False)
 
 
-def journal(commands: Commands, name: str) -> str:
-    """The last lines of the guest's journal, console included; empty when it cannot be read."""
+def journal(commands: Commands, name: str, *, lines: int = JOURNAL_LINES) -> str:
+    """The last *lines* of the guest's journal, console included; empty when it cannot be read."""
     try:
         done = commands.run(
             [
@@ -208,7 +208,7 @@ def journal(commands: Commands, name: str) -> str:
                 "--unit",
                 unit(name),
                 "--lines",
-                str(JOURNAL_LINES),
+                str(lines),
                 "--output",
                 "cat",
                 "--no-pager",
@@ -219,4 +219,4 @@ def journal(commands: Commands, name: str) -> str:
         )
     except CommandError:
         return ""
-    return last_lines(done.stdout, JOURNAL_LINES)
+    return last_lines(done.stdout, lines)

@@ -71,10 +71,168 @@ options:
       - What to do about a guest that exists and whose source gives another runner than it has.
       - V(never) leaves it alone, without evaluating anything.
       - V(stage) builds or fetches the new runner and keeps it beside the one in use.
-      - V(activate) does so, switches to it, and restarts the guest if it runs.
+      - V(activate) does so, switches to it, and restarts the guest if it runs. It is then judged by O(health).
+      - V(activate_staged) does so with what is staged already, and asks no flake. Without anything staged there is
+        nothing to do.
     type: str
-    choices: [never, stage, activate]
+    choices: [never, stage, activate, activate_staged]
     default: never
+  generation:
+    description:
+      - A generation that the guest is to go to, a number, V(previous) (the one before the current one that was not
+        rejected) or V(healthy) (the one that was last found healthy). It is one that the host keeps, so nothing is
+        evaluated, built or fetched, and O(flake), O(runner) and descriptions count for nothing in this run.
+      - The guest is restarted if it runs, and goes back to where it was if it is not healthy then.
+      - Excludes O(update), and wins over what holds for all guests. V(previous) goes further back in every run.
+    type: str
+  retry:
+    description:
+      - Whether the guest may be switched to a runner that it was taken back from before, because it was not healthy.
+    type: bool
+    default: false
+  switch:
+    description:
+      - How a guest that runs comes to a new runner. V(restart) restarts it.
+      - V(live) activates the new system inside the guest, over O(ssh), where only the system differs and the guest
+        reads the store of the host. Where that cannot be it is restarted, and the result says why.
+    type: str
+    choices: [restart, live]
+    default: restart
+  snapshot_volumes:
+    description:
+      - Whether to take a snapshot of the guest's volumes while it is stopped for a switch. It is an error where the
+        file system cannot (reflink copies, or a thin volume of LVM).
+    type: bool
+    default: false
+  restore_volumes:
+    description:
+      - Whether a guest that goes back to its last healthy runner gets its volumes of O(snapshot_volumes) back too. What
+        was written since is lost.
+    type: bool
+    default: false
+  health:
+    description:
+      - What has to be true of the guest, beside that its unit runs and does not restart, before a new runner counts as
+        good. It is asked from the host.
+      - A guest that was switched to a new runner is always judged, one that is only started when this is given. One
+        that is not healthy goes back to the runner that was last found healthy, is started and judged again, and the
+        guest has failed, with the reason and the end of its journal.
+      - Emergency mode, kernel panics and file systems that do not mount are recognised in the journal in any case.
+    type: list
+    elements: dict
+    suboptions:
+      kind:
+        description:
+          - What is asked.
+          - V(active), that the unit runs and has not restarted, counts in any case.
+          - V(notify) is the guest's own message that it is up, where the hypervisor passes it on.
+          - V(tcp) is that a port is open, V(http) a request that is answered as O(health[].status) and O(health[].body)
+            say.
+          - V(ssh) is O(health[].command) in the guest, which has to end with status 0.
+          - V(journal) is that a line of the guest's journal, its console included, matches O(health[].pattern).
+        type: str
+        required: true
+        choices: [active, notify, tcp, http, ssh, journal]
+      interval:
+        description:
+          - Seconds from one question to the next, V(5) when not given.
+        type: int
+      timeout:
+        description:
+          - Seconds that an answer may take, V(5) when not given.
+        type: int
+      retries:
+        description:
+          - How many failures in a row are forgiven once the probe has passed, V(0) when not given.
+        type: int
+      deadline:
+        description:
+          - Seconds from the guest's start within which the probe has to pass first, O(healthy_deadline) when not given.
+        type: int
+      address:
+        description:
+          - IP address at which the host reaches the guest. The first one of its interfaces when not given.
+        type: str
+      port:
+        description:
+          - Port of V(tcp), V(http) (80 when not given) and V(ssh) (22 when not given).
+        type: int
+      path:
+        description:
+          - Path and query of the request, V(/) when not given.
+        type: str
+      status:
+        description:
+          - Status codes that are good, numbers or ranges such as V(200-299). V(200) when not given.
+        type: list
+        elements: str
+      body:
+        description:
+          - Regular expression that has to match somewhere in the answer.
+        type: str
+      command:
+        description:
+          - Command in the guest, as a list of words.
+        type: list
+        elements: str
+      user:
+        description:
+          - User of the guest, V(root) when not given.
+        type: str
+      key_file:
+        description:
+          - Private key on the host, its absolute path. Those of the host's root when not given.
+        type: str
+      host_key:
+        description:
+          - Public key of the guest. Any is taken when not given.
+        type: str
+      pattern:
+        description:
+          - Regular expression for lines of the journal since the guest's start.
+        type: str
+      absent:
+        description:
+          - With V(true), no line may match, V(false) when not given.
+        type: bool
+  min_healthy_time:
+    description:
+      - Seconds for which all of it has to be true without a break, V(10) when not given.
+    type: int
+  healthy_deadline:
+    description:
+      - Seconds from its start within which the guest has to be healthy, V(300) when not given.
+    type: int
+  progress_deadline:
+    description:
+      - Seconds within which any guest of the call has to become healthy, or all that wait have failed. V(600), or
+        O(healthy_deadline) if that is more, when not given. V(0) is for ever.
+    type: int
+  ssh:
+    description:
+      - How the host reaches the guest over SSH, for O(switch=live). That of a probe of kind V(ssh) when not given.
+    type: dict
+    suboptions:
+      address:
+        description:
+          - IP address of the guest. The first one of its interfaces when not given.
+        type: str
+      port:
+        description:
+          - Port, V(22) when not given.
+        type: int
+      user:
+        description:
+          - User, V(root) when not given.
+        type: str
+      key_file:
+        description:
+          - Private key on the host, its absolute path. Those of the host's root when not given.
+        type: str
+      host_key:
+        description:
+          - Public key of the guest. Any is taken when not given.
+        type: str
   keep_generations:
     description:
       - How many runners of the guest to keep, the one in use included. The one in use and the one that runs are kept in
@@ -364,6 +522,28 @@ actions:
   elements: str
   returned: always
   sample: ["web1: create with /nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-web1", "web1: start"]
+reasons:
+  description: Why a new runner needs a restart, what differs between it and the one before, in words.
+  type: list
+  elements: str
+  returned: when there is a new runner for a guest that exists
+  sample: [memory 512 to 1024 MiB, system]
+unhealthy:
+  description: Why the guest is not healthy, or the runner that it was to have.
+  type: str
+  returned: when it was judged, and is not
+  sample: "tcp 192.0.2.11:80 was not answered within 300 s"
+reverted:
+  description:
+    - What the guest was taken back from and to, each with number and runner, the reason, and whether it is healthy
+      there.
+  type: dict
+  returned: when it was taken back
+  sample:
+    from: {number: 3, runner: /nix/store/00g7jzg4lphzy0jvc2rhcyjjz7sh93ys-microvm-qemu-web1}
+    to: {number: 2, runner: /nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-web1}
+    healthy: true
+    reason: "tcp 192.0.2.11:80 was not answered within 300 s"
 killed:
   description: The guest did not end within its time and was killed.
   type: bool
@@ -451,6 +631,26 @@ guest:
         - number: 1
           runner: /nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-web1
           created: 1795419492
+    generation:
+      description: Number of the generation that RV(guest.current) is. V(null) when it is none.
+      type: int
+      returned: always
+      sample: 1
+    healthy:
+      description: Runner that was last found healthy.
+      type: str
+      returned: always
+      sample: /nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-web1
+    judging:
+      description: Runner that the guest was switched to, and that nobody has judged yet.
+      type: str
+      returned: always
+      sample: null
+    rejected:
+      description: Runners that the guest was taken back from, with the reason, by their paths.
+      type: dict
+      returned: always
+      sample: {}
     active:
       description: Whether the guest runs.
       type: bool
@@ -533,7 +733,12 @@ def main() -> t.NoReturn:
     module = FleetModule(
         noun="guest",
         entries=None,
-        argument_spec={**guest_spec(update="never"), **surroundings_spec(), **limits_spec(), "evaluated": {"type": "dict"}},
+        argument_spec={
+            **guest_spec(update="never"),
+            **surroundings_spec(),
+            **limits_spec(),
+            "evaluated": {"type": "dict"},
+        },
         supports_check_mode=True,
     )
     paths = Paths()

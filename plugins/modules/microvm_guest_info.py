@@ -117,6 +117,26 @@ guests:
         - number: 1
           runner: /nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-web1
           created: 1795419492
+    generation:
+      description: Number of the generation that RV(guests[].current) is. V(null) when it is none.
+      type: int
+      returned: always
+      sample: 1
+    healthy:
+      description: Runner that was last found healthy.
+      type: str
+      returned: always
+      sample: /nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-web1
+    judging:
+      description: Runner that the guest was switched to, and that nobody has judged yet.
+      type: str
+      returned: always
+      sample: null
+    rejected:
+      description: Runners that the guest was taken back from, with the reason, by their paths.
+      type: dict
+      returned: always
+      sample: {}
     active:
       description: Whether the guest runs.
       type: bool

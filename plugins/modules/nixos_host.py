@@ -80,7 +80,7 @@ options:
       - What is to be done about guests that exist, for entries of O(guests) that do not say so themselves. One that is
         left alone keeps the credentials that its runner was built for.
     type: str
-    choices: [never, stage, activate]
+    choices: [never, stage, activate, activate_staged]
     default: never
   prune:
     description:

@@ -15,7 +15,11 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
+from ansible_collections.microvm.fleet.plugins.module_utils import _guest_apply, _systemd
 from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FakeHost
+
+# Why guests are not healthy, by their names or by the runners that they have.
+Verdicts = dict[str, str | None]
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +47,25 @@ def owners(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
 def host(tmp_path: Path) -> FakeHost:
     """A host that the role has prepared, without guests."""
     return FakeHost(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def judge(monkeypatch: pytest.MonkeyPatch) -> Verdicts:
+    """Verdicts of the engine at once: a guest is healthy when its unit is active, and nothing is said of it here."""
+    verdicts: Verdicts = {}
+
+    def at_once(commands: t.Any, healths: t.Mapping[str, t.Any], **_options: t.Any) -> dict[str, str | None]:
+        units = _systemd.show(commands)
+        up = {name for name, unit in units.items() if unit.active}
+        return {
+            name: verdicts.get(name, verdicts.get(os.readlink(commands.paths.guest(name, "current"))))
+            if name in up
+            else "its unit is not active"
+            for name in healths
+        }
+
+    monkeypatch.setattr(_guest_apply, "await_healthy", at_once)
+    return verdicts
 
 
 Play = t.Callable[..., dict[str, t.Any]]

@@ -494,7 +494,7 @@ def test_merge_of_nothing_known() -> None:
 KEYS = {
     "name", "exists", "owner", "hypervisor", "host_name", "flake", "locked", "current", "booted", "staged",
     "generations", "active", "unit", "restart_needed", "autostart", "protect", "labels", "interfaces", "volumes",
-    "vsock_cid", "can_shutdown", "problems", "described",
+    "vsock_cid", "can_shutdown", "problems", "described", "generation", "healthy", "judging", "rejected",
 }  # fmt: skip
 
 
@@ -512,6 +512,7 @@ def test_describe_of_nothing() -> None:
         "autostart": False,
         "protect": False,
         "labels": {},
+        "rejected": {},
         "interfaces": [],
         "volumes": [],
         "problems": [],

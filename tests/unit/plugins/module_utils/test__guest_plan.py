@@ -28,8 +28,10 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import (
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import (
     Autostart,
+    Await,
     Create,
     Forget,
+    Judged,
     Keep,
     Mark,
     Reload,
@@ -122,18 +124,25 @@ CREATION = [
     Unstage(NAME, path(1)),
     Root(NAME),
 ]
-BECOMING = [Keep(NAME, 2, path(2)), Write(NAME, record(2, 1, 2)), Switch(NAME, path(2), FLAKE), Unstage(NAME, path(2))]
+BECOMING = [
+    Keep(NAME, 2, path(2)),
+    Write(NAME, record(2, 1, 2, judging=path(2))),
+    Switch(NAME, path(2), FLAKE),
+    Unstage(NAME, path(2)),
+]
 STAGING = Stage(NAME, path(2), f"{path(2)}.drv")
 ADOPTION = [
     STAGING,
     Keep(NAME, 1, path(1)),
     Keep(NAME, 2, path(2)),
-    Write(NAME, record(2)),
+    Write(NAME, record(2, judging=path(2))),
     Switch(NAME, path(2), FLAKE),
     Unstage(NAME, path(2)),
 ]
 NOTHING: list[Step] = []
 RESTART = [Mark(NAME), Stop(NAME)]
+# Started, and found healthy.
+JUDGED = [Start(NAME), Await(NAME), Judged(NAME, path(2))]
 GONE = [Remove(NAME, purge=False)]
 
 TABLE: list[tuple[str, GuestWish, Guest, Target | None, t.Sequence[Step]]] = [
@@ -297,7 +306,7 @@ TABLE: list[tuple[str, GuestWish, Guest, Target | None, t.Sequence[Step]]] = [
         wish(flake=FLAKE, update="activate"),
         up(OURS),
         target(2),
-        [STAGING, *RESTART, *BECOMING, Start(NAME)],
+        [STAGING, *RESTART, *BECOMING, *JUDGED],
     ),
     ("activate, stopped", wish(flake=FLAKE, update="activate"), OURS, target(2), [STAGING, *BECOMING]),
     ("activate, failed", wish(flake=FLAKE, update="activate"), up(OURS, FAILED), target(2), [STAGING, *BECOMING]),
@@ -306,14 +315,14 @@ TABLE: list[tuple[str, GuestWish, Guest, Target | None, t.Sequence[Step]]] = [
         wish(flake=FLAKE, update="activate"),
         up(OURS, WAITING),
         target(2),
-        [STAGING, *RESTART, *BECOMING, Start(NAME)],
+        [STAGING, *RESTART, *BECOMING, *JUDGED],
     ),
     (
         "activate and start",
         wish(flake=FLAKE, update="activate", state="started"),
         OURS,
         target(2),
-        [STAGING, *BECOMING, Start(NAME)],
+        [STAGING, Mark(NAME), *BECOMING, *JUDGED],
     ),
     (
         "activate and stop",
@@ -327,28 +336,28 @@ TABLE: list[tuple[str, GuestWish, Guest, Target | None, t.Sequence[Step]]] = [
         wish(flake=FLAKE, update="activate", state="restarted"),
         up(OURS),
         target(2),
-        [STAGING, *RESTART, *BECOMING, Start(NAME)],
+        [STAGING, *RESTART, *BECOMING, *JUDGED],
     ),
     (
         "activate what is staged",
         wish(flake=FLAKE, update="activate"),
         change(OURS, staged=path(2), record=record(2, 1, 2)),
         target(2),
-        [Keep(NAME, 2, path(2)), Switch(NAME, path(2), FLAKE), Unstage(NAME, path(2))],
+        BECOMING,
     ),
     (
         "activate after a kill before the switch",
         wish(flake=FLAKE, update="activate"),
         change(OURS, staged=path(2), record=record(2, 1, 2), generations=generations(1, 2), interrupted=True),
         target(2),
-        [Switch(NAME, path(2), FLAKE), Unstage(NAME, path(2)), Start(NAME)],
+        [*BECOMING[1:], *JUDGED],
     ),
     (
         "restart only",
         wish(flake=FLAKE, update="activate"),
         up(OURS, booted=0),
         target(1),
-        [*RESTART, Start(NAME)],
+        [*RESTART, Start(NAME), Await(NAME), Judged(NAME, path(1))],
     ),
     ("stage does not restart", wish(flake=FLAKE, update="stage"), up(OURS, booted=0), target(1), NOTHING),
     ("adopt and activate", wish(flake=FLAKE, update="activate"), FOREIGN, target(2), ADOPTION),
@@ -357,7 +366,7 @@ TABLE: list[tuple[str, GuestWish, Guest, Target | None, t.Sequence[Step]]] = [
         wish(flake=FLAKE, update="activate"),
         up(FOREIGN),
         target(2),
-        [ADOPTION[0], *RESTART, *ADOPTION[1:], Start(NAME)],
+        [ADOPTION[0], *RESTART, *ADOPTION[1:], *JUDGED],
     ),
     (
         "adopt and activate without roots",
@@ -382,7 +391,7 @@ TABLE: list[tuple[str, GuestWish, Guest, Target | None, t.Sequence[Step]]] = [
         [
             Stage(NAME, path(1), f"{path(1)}.drv"),
             Keep(NAME, 3, path(1)),
-            Write(NAME, record(1, 1, 2)),
+            Write(NAME, record(1, 1, 2, judging=path(1))),
             Switch(NAME, path(1), FLAKE),
             Unstage(NAME, path(1)),
         ],
@@ -660,7 +669,9 @@ def test_no_source(wished: GuestWish, guest: Guest, said: str) -> None:
         (OURS, "/other", "r1", None),
         (FOREIGN, FLAKE, "r1", None),
         (change(OURS, exists=False), FLAKE, "r1", None),
-        (change(OURS, current=path(9)), FLAKE, "r1", None),
+        (change(OURS, current=path(9)), FLAKE, "r1", 1),
+        (change(OURS, current=path(9), generations=()), FLAKE, "r1", None),
+        (change(OURS, current=path(9), generations=(Generation(1, path(1), missing=True),)), FLAKE, "r1", None),
         (change(OURS, record=record(2, 1, 2), staged=path(2)), FLAKE, "r2", 2),
         (change(OURS, record=record(2, 1, 2)), FLAKE, "r2", None),
         (change(OURS, record=dataclasses.replace(record(1), facts={})), FLAKE, "r1", None),
@@ -916,12 +927,14 @@ def test_what_is_said_alone_is_said() -> None:
         (Stage(NAME, path(2), "x.drv"), {"staged": path(2)}),
         (Sweep(NAME), {}),
         (Keep(NAME, 2, path(2)), {"generations": [1, 2]}),
-        (Forget(NAME, (1,)), {"generations": []}),
+        (Forget(NAME, (1,)), {"generations": [], "generation": None}),
         (Autostart(NAME, enable=True), {"autostart": True}),
         (Stop(NAME), {"active": False, "booted": None}),
         (Start(NAME), {"active": True, "booted": path(1)}),
-        (Switch(NAME, path(2), "/other"), {"current": path(2), "flake": "/other"}),
-        (Switch(NAME, path(2), None), {"current": path(2)}),
+        (Switch(NAME, path(2), "/other"), {"current": path(2), "flake": "/other", "generation": None}),
+        (Switch(NAME, path(2), None), {"current": path(2), "generation": None}),
+        (Judged(NAME, path(1)), {"healthy": path(1)}),
+        (Await(NAME), {}),
         (
             Write(NAME, record(2, protect=True, labels={"a": "b"})),
             {"locked": "r2", "protect": True, "labels": {"a": "b"}},

@@ -667,7 +667,14 @@ def test_the_diff_shows_what_steps_change(host: FakeHost) -> None:
     new = host.renew("web1")
     result = run(host, [wish(keep_generations=1)], update="activate", check=True)
     before, after = result.values()["diff"]["before"]["web1"], result.values()["diff"]["after"]["web1"]
-    assert {key for key in after if after[key] != before[key]} == {"current", "booted", "generations", "locked"}
+    assert {key for key in after if after[key] != before[key]} == {
+        "current",
+        "booted",
+        "generations",
+        "generation",
+        "healthy",
+        "locked",
+    }
     assert before["generations"] == {"1": Spec("web1").path}
     assert after["generations"] == {"2": new.path}
     assert not {"unit", "problems", "name"} & set(after)

@@ -27,6 +27,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
     name_faults,
     read_wishes,
 )
+from ansible_collections.microvm.fleet.plugins.module_utils._health_wish import access_spec, health_spec
 
 RUNNER = "/nix/store/0c4mzlvsb9lvkmnmzn8sbpxzfdmlkxqp-microvm-qemu-web1"
 NAME_HINT = " Use letters, digits, '-', '_' and '.', beginning with a letter or a digit."
@@ -477,13 +478,15 @@ def test_only_the_spec_of_one_has_a_default_of_update() -> None:
 
 
 def test_every_option_of_the_spec_is_a_field_of_the_wish() -> None:
-    described = {"description", "claims", "warnings"}
-    assert set(guest_spec()) - {"hypervisor", *DESCRIPTION} == set(GuestWish.__dataclass_fields__) - described
+    described = {"description", "claims", "warnings", "access"}
+    elsewhere = {"hypervisor", "ssh", *health_spec()} - {"health"}
+    assert set(guest_spec()) - {*elsewhere, *DESCRIPTION} == set(GuestWish.__dataclass_fields__) - described
     options = set(guest_spec()["interfaces"]["options"]) - {"link", "mode"}
     assert options == set(InterfaceWish.__dataclass_fields__) - {"said"}
 
 
 def test_every_option_that_describes_is_known_as_one() -> None:
     own = {"interfaces", "name", "flake", "runner", "state", "autostart", "update", "keep_generations", "purge"}
-    own |= {"protect", "start_timeout", "stop_timeout", "labels", "hypervisor"}
+    own |= {"protect", "start_timeout", "stop_timeout", "labels", "hypervisor", "generation", "retry", "switch"}
+    own |= {"snapshot_volumes", "restore_volumes", *health_spec(), *access_spec()}
     assert {*DESCRIPTION} == set(guest_spec()) - own

@@ -17,9 +17,11 @@ from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FLAKE,
 
 OF_INTERFACES = "addresses, id, index, link, mac, mode, network, type"
 OPTIONS = (
-    "autostart, credentials, flake, forward_ports, host_name, hypervisor, interfaces, keep_generations, labels, mem, "
-    "microvm_options, modules, name, network, profile_options, profiles, protect, purge, release, runner, shares, "
-    "ssh_keys, start_timeout, state, stop_timeout, store, update, vcpu, volumes, vsock_cid"
+    "autostart, credentials, flake, forward_ports, generation, health, healthy_deadline, host_name, hypervisor, "
+    "interfaces, keep_generations, labels, mem, microvm_options, min_healthy_time, modules, name, network, "
+    "profile_options, profiles, progress_deadline, protect, purge, release, restore_volumes, retry, runner, shares, "
+    "snapshot_volumes, ssh, ssh_keys, start_timeout, state, stop_timeout, store, switch, update, vcpu, volumes, "
+    "vsock_cid"
 )
 
 
@@ -136,7 +138,7 @@ def test_failures_come_last_and_are_counted(host: FakeHost, play: Play) -> None:
         ),
         (
             {"guests": [guest(update="always")]},
-            "guest web1: value of update must be one of: never, stage, activate, got: always",
+            "guest web1: value of update must be one of: never, stage, activate, activate_staged, got: always",
         ),
         ({"guests": [guest(keep_generations="many")]}, "guest web1: argument 'keep_generations' is of type"),
         ({"guests": [guest(start_timeout="long")]}, "guest web1: argument 'start_timeout' is of type"),
@@ -149,7 +151,7 @@ def test_failures_come_last_and_are_counted(host: FakeHost, play: Play) -> None:
         ({"guests": [guest()], "colour": "red"}, "Unsupported parameters for"),
         (
             {"guests": [guest()], "update": "always"},
-            "value of update must be one of: never, stage, activate, got: always",
+            "value of update must be one of: never, stage, activate, activate_staged, got: always",
         ),
         ({"guests": [guest()], "eval_timeout": "long"}, "argument 'eval_timeout' is of type"),
         ({"guests": 7}, ""),
