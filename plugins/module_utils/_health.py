@@ -99,7 +99,7 @@ def emergency(lines: t.Iterable[str]) -> str | None:
         match = _EMERGENCY.search(line)
         if match is not None:
             _pattern, words = EMERGENCIES[(match.lastindex or 1) - 1]
-            return f"{words}; its console says: {line.strip()[:QUOTED]}"
+            return f"{words}; its console says: {line.strip()[:QUOTED].rstrip('.')}"
     return None
 
 

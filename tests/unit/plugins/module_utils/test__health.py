@@ -207,7 +207,7 @@ def test_emergencies(line: str, words: str, probes: tuple[Probe, ...]) -> None:
     assert reason is not None
     assert reason[0] == 3.0
     assert words in str(reason[1])
-    assert str(reason[1]).endswith(f"; its console says: {line}")
+    assert str(reason[1]).endswith(f"; its console says: {line.rstrip('.')}")
 
 
 @pytest.mark.parametrize(
