@@ -116,6 +116,7 @@ class Apply:
         self.outcomes: dict[str, Outcome] = {}
         # When each guest was started, in seconds of time.monotonic().
         self._started: dict[str, float] = {}
+        self.warnings: list[str] = []
 
     def prepare(self, plans: t.Sequence[GuestPlan]) -> None:
         """Root and build what is to be staged.  What fails is unrooted again, and its guest gets the error."""
@@ -630,6 +631,8 @@ class Apply:
                 self.commands,
                 {plan.name: plan.wish.health for plan in plans if plan.name not in gone},
                 started={plan.name: self._started.get(plan.name, now) for plan in plans},
+                paths=self.paths,
+                note=self.warnings.append,
             )
         )
         healthy = [plan for plan in plans if verdicts[plan.name] is None]
@@ -658,6 +661,7 @@ class Apply:
         inner = Apply(self.paths, self.commands, build_timeout=self.build_timeout, lock_timeout=self.lock_timeout)
         if undoing:
             inner.finish(undoing)
+            self.warnings += inner.warnings
         for plan in unhealthy:
             outcome = self.outcomes[plan.name]
             undone = inner.outcomes.get(plan.name, Outcome())
@@ -685,12 +689,17 @@ class Apply:
 
 
 def await_healthy(
-    commands: Commands, healths: t.Mapping[str, Health], *, started: t.Mapping[str, float]
+    commands: Commands,
+    healths: t.Mapping[str, Health],
+    *,
+    started: t.Mapping[str, float],
+    paths: Paths,
+    note: t.Callable[[str], None],
 ) -> t.Mapping[str, str | None]:
     """As in `_health_run`, which is loaded for runs that wait for something only."""
     from ansible_collections.microvm.fleet.plugins.module_utils import _health_run  # noqa: PLC0415
 
-    return _health_run.await_healthy(commands, healths, started=started)
+    return _health_run.await_healthy(commands, healths, started=started, paths=paths, note=note)
 
 
 def started(unit: Unit, now: float) -> bool | None:
@@ -728,7 +737,9 @@ def _unhealthy(plan: GuestPlan, outcome: Outcome, undone: Outcome, journal: str)
     """What is said of a guest that is not healthy, and of what was done about that."""
     revert = outcome.reverted
     if revert is None:
-        seen = f"is not healthy: {outcome.reason}\nThere is nothing that it could go back to, so it stays as it is."
+        runner = next((step.runner for step in plan.steps if isinstance(step, Judged)), plan.guest.current)
+        origin = judge.place_of(plan.guest, str(runner), plan.steps).words()
+        seen = f"{origin} is not healthy: {outcome.reason}\nThere is nothing that it could go back to, so it stays."
     else:
         origin, back = revert.origin.words(), revert.back.words()
         seen = f"{origin} is not healthy: {outcome.reason}\nIt went back to {back}, which "

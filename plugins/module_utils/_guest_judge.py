@@ -30,6 +30,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     Start,
     Step,
     Stop,
+    Sweep,
     Switch,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED, GuestWish
@@ -179,7 +180,7 @@ def begun(guest: Guest) -> Place | None:
     record = guest.record
     if record is None or guest.current not in record.rejected or record.judging in (None, guest.current):
         return None
-    return _place(guest, str(record.judging), ())
+    return place_of(guest, str(record.judging), ())
 
 
 def fallback(wish: GuestWish, guest: Guest, runner: str) -> str | None:
@@ -212,8 +213,8 @@ def revert(wish: GuestWish, guest: Guest, runner: str, steps: t.Sequence[Step]) 
         return None
     flakes = [step.flake for step in steps if isinstance(step, Switch)]
     return Revert(
-        origin=_place(guest, runner, steps),
-        back=_place(guest, back, steps),
+        origin=place_of(guest, runner, steps),
+        back=place_of(guest, back, steps),
         steps=(
             Stop(guest.name),
             Reject(guest.name, runner, back),
@@ -231,7 +232,7 @@ def rest(wish: GuestWish, guest: Guest, back: Place) -> Revert:
     record, current = guest.record, str(guest.current)
     reason = record.rejected[current] if record is not None else ""
     starting = wish.state != "stopped" and (guest.unit.up or guest.interrupted or wish.state != "present")
-    steps: list[Step] = []
+    steps: list[Step] = [Sweep(guest.name)] if guest.litter else []
     if starting and not guest.interrupted:
         steps.append(Mark(guest.name))
     if guest.unit.up:
@@ -239,7 +240,7 @@ def rest(wish: GuestWish, guest: Guest, back: Place) -> Revert:
     steps.append(Switch(guest.name, back.runner, None))
     if starting:
         steps += [Start(guest.name), Await(guest.name), Judged(guest.name, back.runner)]
-    return Revert(origin=_place(guest, current, ()), back=back, steps=tuple(steps), reason=reason)
+    return Revert(origin=place_of(guest, current, ()), back=back, steps=tuple(steps), reason=reason)
 
 
 def _settings_back(guest: Guest, steps: t.Sequence[Step]) -> t.Iterator[Step]:
@@ -254,7 +255,7 @@ def _loaded(text: str | None) -> list[str]:
     return [line for line in (text or "").splitlines() if line.startswith("LoadCredential=")]
 
 
-def _place(guest: Guest, runner: str, steps: t.Sequence[Step]) -> Place:
+def place_of(guest: Guest, runner: str, steps: t.Sequence[Step]) -> Place:
     """*runner* with its number once *steps* are done."""
     numbers = [each.number for each in guest.generations if each.runner == runner]
     numbers += [step.number for step in steps if isinstance(step, Keep) and step.runner == runner]
@@ -267,7 +268,7 @@ def refusal(wish: GuestWish, guest: Guest, runner: str) -> InvalidWish | None:
     if reason is None or wish.retry:
         return None
     return InvalidWish(
-        f"{_place(guest, runner, ()).words()} was tried before, and the guest was taken back from it: {reason}",
+        f"{place_of(guest, runner, ()).words()} was tried before, and the guest was taken back from it: {reason}",
         subject=wish.subject,
         field="update" if wish.generation is None else "generation",
         hint="Change the guest's configuration, or say retry: true to try it again.",

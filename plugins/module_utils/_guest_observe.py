@@ -418,7 +418,7 @@ def _runner(paths: Paths, current: str | None, record: Record | None) -> Runner 
 
 
 def merge(read: Runner, evaluated: Runner) -> Runner:
-    """The runner as *read* from its files, with what only *evaluated* knows: MACs, hardware, kernel, and volumes of every kind."""
+    """The runner as *read* from its files, with what only *evaluated* knows: MACs, hardware, volumes of every kind."""
     macs = {interface.id: interface.mac for interface in evaluated.interfaces}
     interfaces = tuple(
         Interface(

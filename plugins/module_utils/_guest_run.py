@@ -168,8 +168,9 @@ def converge(
             )
             # What has come since may be the work of a run that is at it.
             outcomes = _apply(work, paths, host, plans, [entry for entry in host.leftovers if entry in leftovers])
+            result.warnings += work.warnings
             _report(result, host, observe(paths, commands, names), plans, outcomes, check=check)
-    result.warnings = [warning for plan in plans if plan.target is not None for warning in plan.wish.warnings]
+    result.warnings += [warning for plan in plans if plan.target is not None for warning in plan.wish.warnings]
     for entry in leftovers:
         result.changed = True
         result.actions.append(f"remove {entry}, which a run that was killed left")

@@ -116,6 +116,37 @@ def activate_staged(host: FakeHost) -> None:
     run(host, [wish()], update="stage")
 
 
+@scene([wish()], update="activate_staged")
+def activate_only_what_is_staged(host: FakeHost) -> None:
+    ran(host)
+    host.renew("web1")
+    run(host, [wish()], update="stage")
+    host.renew("web1")
+
+
+@scene([wish(generation="1")], update="activate")
+def go_to_a_generation(host: FakeHost) -> None:
+    ran(host)
+    for _time in range(2):
+        host.renew("web1")
+        run(host, [wish()], update="activate")
+
+
+@scene([wish(state="stopped", generation="healthy")])
+def go_to_a_generation_stopped(host: FakeHost) -> None:
+    ran(host)
+    host.renew("web1")
+    run(host, [wish()], update="activate")
+    run(host, [wish(state="stopped")])
+    host.renew("web1")
+    run(host, [wish()], update="activate")
+
+
+@scene([wish(health=[{"kind": "tcp", "port": 80, "address": "10.0.0.11"}], state="started")])
+def create_and_judge(host: FakeHost) -> None:
+    host.offer(Spec("web1"))
+
+
 @scene([wish(keep_generations=2)], update="activate")
 def forget(host: FakeHost) -> None:
     ran(host)
@@ -244,3 +275,9 @@ def describe_no_more(host: FakeHost) -> None:
 def describe_what_was_of_a_flake(host: FakeHost) -> None:
     host.static_flake()
     ran(host)
+
+
+@scene([described(mem=1024)], update="activate_staged")
+def activate_a_staged_description(host: FakeHost) -> None:
+    described_before(host)
+    run(host, [described(mem=1024)], update="stage")
