@@ -289,7 +289,8 @@ def test_a_runner_that_nobody_has(host: FakeHost) -> None:
     result = run(host, [{"name": "web1", "runner": path}])
     assert messages(result) == {
         "web1": f"guest web1, runner: cannot be built or fetched: error: path '{path}' does not exist and cannot "
-        "be created"
+        "be created. Copy it to this host first, as the role microvm.fleet.build does, or give the host a substituter "
+        "that has it."
     }
     assert exist(host) == []
 
