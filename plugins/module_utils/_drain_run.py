@@ -9,7 +9,6 @@ Private to the collection: it may change at any time.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import typing as t
@@ -25,7 +24,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe impor
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import GuestPlan
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import Start, Step, Stop
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish
-from ansible_collections.microvm.fleet.plugins.module_utils._holds import CONDITIONS, Drained
+from ansible_collections.microvm.fleet.plugins.module_utils._holds import CONDITIONS, Drained, write_mark
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 
 REASON_LIMIT: t.Final = 500
@@ -138,7 +137,7 @@ class _Work:
         unflushed = _files.Unflushed()
         _files.make_directory(os.path.dirname(self.paths.drained), unflushed=unflushed, mode=0o700)
         _files.flush(unflushed.paths)
-        _files.write_file(self.paths.drained, json.dumps(mark.as_dict(), indent=1) + "\n", mode=0o600)
+        write_mark(self.paths.drained, mark.as_dict())
         _files.remove(self.paths.returning)
 
     def _group(self, names: t.Sequence[str], host: Host, *, drain: bool) -> dict[str, dict[str, t.Any]]:

@@ -139,6 +139,10 @@ class Paths:
         directory = self._at("var/lib/microvm-fleet/moving")
         return directory if name is None else os.path.join(directory, f"{name}.json")
 
+    def arriving(self, name: str) -> str:
+        """The data of a guest that comes from another host; in the state root, so that placing them is one rename."""
+        return self._at(os.path.join("var/lib/microvms/.arriving", name))
+
     def store(self, path: str) -> str:
         """Where the store path *path* is read."""
         return os.path.join(self.root, path.lstrip("/"))

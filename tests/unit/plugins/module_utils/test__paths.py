@@ -45,6 +45,7 @@ def test_root_is_the_default() -> None:
         (Paths().known("a", "record.json"), "/var/lib/microvm-fleet/guests/a/record.json"),
         (Paths().root_of("a", "1"), "/nix/var/nix/gcroots/microvm-fleet/a/1"),
         (Paths().settings("a"), "/etc/systemd/system/microvm@a.service.d/50-microvm-fleet.conf"),
+        (Paths().arriving("a"), "/var/lib/microvms/.arriving/a"),
         (Paths().moving(), "/var/lib/microvm-fleet/moving"),
         (Paths().moving("a.b"), "/var/lib/microvm-fleet/moving/a.b.json"),
         (Paths().store("/nix/store/x"), "/nix/store/x"),
