@@ -22,12 +22,16 @@ def rollout_faults(settings: t.Any, prefix: str = "microvm_rollout_") -> list[st
     return list(_rollout.faults(settings, prefix))
 
 
-def rollout_entries(guests: t.Any, wanted: t.Any, there: t.Any, generation: t.Any = None) -> list[dict[str, t.Any]]:
+def rollout_entries(
+    guests: t.Any, wanted: t.Any, there: t.Any, generation: t.Any = None, *, only: t.Any = None
+) -> list[dict[str, t.Any]]:
     """The entries of *guests* that a rollout is about: those that *wanted* chooses, and that are *there* (names).
 
-    With *generation*, one for all or one by name, they are to go back.
+    With *generation*, one for all or one by name, they are to go back.  With *only*, entries have these options alone.
     """
-    return _rollout.entries(sequence(guests, "guests"), wanted, sequence(there, "there"), generation)
+    return _rollout.entries(
+        sequence(guests, "guests"), wanted, sequence(there, "there"), generation, sequence(only, "only")
+    )
 
 
 def rollout_begin(

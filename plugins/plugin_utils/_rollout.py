@@ -265,20 +265,25 @@ def entries(
     wanted: t.Any,
     there: Iterable[str],
     generation: str | Mapping[str, str] | None = None,
+    only: Sequence[str] = (),
 ) -> list[dict[str, t.Any]]:
     """The entries of ``microvm_guests`` of one host that a rollout is about, as it hands them to the module.
 
     Those that *wanted* chooses and that are *there*.  Whether a guest runs is left as it is, and what the entry says of
     updates gives way to the rollout; entries that say ``update: never`` or a generation are left out.  With
     *generation*, one for all or one by name, the guests are to go back: then no entry keeps its guest out, and guests
-    without an entry are among them.
+    without an entry are among them.  With *only*, entries have these options alone.
     """
     known = set(there)
     found = {entry["name"]: dict(entry) for entry in guests if entry["name"] in known}
     if generation is not None:
         found.update({name: {"name": name} for name in sorted(known) if name not in found})
     chosen_ones = [
-        {key: value for key, value in entry.items() if key not in ("state", "update", "generation")}
+        {
+            key: value
+            for key, value in entry.items()
+            if key not in ("state", "update", "generation") and (not only or key in only)
+        }
         for name, entry in found.items()
         if chosen(name, patterns(wanted)) and (generation is not None or _kept_out(entry) is None)
     ]
@@ -319,7 +324,7 @@ def begin(
     before = {(row["host"], row["name"]): row for row in (old or {}).get("guests", ())}
     rows: list[Row] = []
     for read in reads:
-        rows += _rows(read, patterns(said["guests"]), kind=kind, check=check, before=before)
+        rows += _rows(read, said, kind=kind, check=check, before=before)
     hosts = {read["host"] for read in reads}
     report: Report = {
         "format": FORMAT,
@@ -363,7 +368,7 @@ def _host(read: Mapping[str, t.Any]) -> dict[str, t.Any]:
 
 def _rows(
     read: Mapping[str, t.Any],
-    wanted: Sequence[str],
+    said: Mapping[str, t.Any],
     *,
     kind: str,
     check: bool,
@@ -372,6 +377,7 @@ def _rows(
     """The rows of one host, in the order of its entries."""
     guests = {guest["name"]: guest for guest in read.get("guests") or ()}
     results = {result["name"]: result for result in read.get("results") or ()}
+    wanted, retry = patterns(said["guests"]), bool(said.get("retry"))
     wishes = list(read.get("entries") or ())
     if kind == "rollback":
         # Only those that are there can go back, with an entry or without.
@@ -400,9 +406,10 @@ def _rows(
             "up": bool((guest or {}).get("active")),
             "preferred": str(labels.get("canary", "")).lower() in ("true", "yes", "1"),
         }
-        _first_status(row, read, entry, guest, result, kind=kind)
-        if row["status"] == UNCHANGED and earlier is not None and row["before"]["runner"] != seen["runner"]:
-            # The run that was killed had done it.
+        _first_status(row, read, entry, guest, result, kind=kind, retry=retry)
+        done = (UNCHANGED, PENDING) if kind == "rollback" else (UNCHANGED,)
+        if row["status"] in done and earlier is not None and row["before"]["runner"] != seen["runner"]:
+            # The run that was killed had done it; the previous generation of that one is not what was asked for.
             row.update(status=UPDATED, batch=earlier["batch"], reasons=earlier["reasons"])
         yield row
 
@@ -415,6 +422,7 @@ def _first_status(
     result: Mapping[str, t.Any] | None,
     *,
     kind: str,
+    retry: bool,
 ) -> None:
     """Say of *row* what is known before any batch."""
     kept_out = _kept_out(entry) if kind == "update" else None
@@ -433,6 +441,8 @@ def _first_status(
         row["reasons"] = row["reasons"] or ["what builds it is yet to be brought to the host"]
     elif result.get("failed"):
         _set(row, FAILED, result.get("msg"))
+    elif kind == "update" and not retry and due(result["guest"]) and _rejected(result["guest"]) is not None:
+        _set(row, FAILED, f"it was taken back from what is staged before: {_rejected(result['guest'])}")
     elif (result.get("changed") if kind == "rollback" else due(result["guest"])) or _unjudged(guest):
         _set(row, PENDING, None)
         if not row["reasons"] and kind == "update":
@@ -443,6 +453,12 @@ def due(guest: Mapping[str, t.Any]) -> bool:
     """Whether an activation would change the guest: it has another runner staged, or runs another than its own."""
     staged = guest.get("staged")
     return bool((staged and staged != guest.get("current")) or guest.get("restart_needed"))
+
+
+def _rejected(guest: Mapping[str, t.Any]) -> str | None:
+    """Why the guest was taken back from the runner that is staged, if it was."""
+    reason = (guest.get("rejected") or {}).get(guest.get("staged"))
+    return None if reason is None else str(_first_line(reason) or "it was not healthy")
 
 
 def _unjudged(guest: Mapping[str, t.Any] | None) -> bool:
@@ -806,12 +822,15 @@ def outcome(report: Mapping[str, t.Any], number: int) -> list[str]:
 
 def complaints(report: Mapping[str, t.Any], host: str) -> list[str]:
     """Why the run does not end well on *host*, a line a guest; none if it does."""
+    bad = [row for row in report["guests"] if row["host"] == host and row["status"] in BAD]
     lines = [
-        f"guest {row['name']}: {row['status'].replace('_', ' ')}"
-        + (f": {_first_line(row['reason'])}" if row["reason"] else "")
-        for row in report["guests"]
-        if row["host"] == host and row["status"] in BAD
+        f"guest {row['name']}: {row['status']}" + (f": {_first_line(row['reason'])}" if row["reason"] else "")
+        for row in bad
+        if row["status"] != PENDING
     ]
+    left = sum(1 for row in bad if row["status"] == PENDING)
+    if left:
+        lines.append(f"{left} guest{'s' if left > 1 else ''} not reached, as the rollout was stopped.")
     state = report["hosts"].get(host, {})
     if not lines and (state.get("unreachable") or state.get("error")):
         lines = [str(state.get("error") or "does not answer")]

@@ -380,6 +380,30 @@ def test_entries_are_handed_over_without_what_a_rollout_decides() -> None:
     assert found == [{"name": "web1", "flake": "/srv", "autostart": True}]
 
 
+def test_entries_for_going_back_say_where_to() -> None:
+    guests: list[dict[str, t.Any]] = [
+        {"name": "web1", "flake": "/srv", "update": "never", "state": "started", "health": []},
+        {"name": "web2"},
+    ]
+    assert rollout.entries(guests, "*", ["web1", "db1"], "previous") == [
+        {"name": "web1", "flake": "/srv", "health": [], "generation": "previous"},
+        {"name": "db1", "generation": "previous"},
+    ]
+    assert rollout.entries(guests, ["web1"], ["web1"], {"web1": "3"}, ["name", "health"]) == [
+        {"name": "web1", "health": [], "generation": "3"}
+    ]
+
+
+def test_a_runner_that_a_guest_was_taken_back_from_is_no_candidate() -> None:
+    reads = [read("a", guest("1", rejected={NEW: "port 80 refuses\nmore"}), guest("2"), staged="all")]
+    report = begin(*reads)
+    assert states(report) == {"a/1": ("failed", None), "a/2": ("not_reached", 1)}
+    assert reason(report, "a/1") == "it was taken back from what is staged before: port 80 refuses"
+    assert report["stopped"] == "1 failed (a/1), and 0 may"
+    again = rollout.begin(reads, {**SAID, "retry": True}, now=NOW)
+    assert states(again) == {"a/1": ("not_reached", 1), "a/2": ("not_reached", 2)}
+
+
 def test_only_chosen_guests_have_a_row() -> None:
     report = begin(read("a", guest("web1"), guest("db1"), staged="all"), guests="web*")
     assert states(report) == {"a/web1": ("not_reached", 1)}
@@ -543,7 +567,7 @@ def test_a_bad_canary_stops_the_rollout(changes: dict[str, t.Any], status: str, 
     assert why in str(reason(report, "a/1"))
     report = rollout.finish(report, now=LATER, hosts=["a", "b", "c"])
     assert report["ended"] == LATER
-    assert rollout.complaints(report, "b") == ["guest 2: not reached", "guest 3: not reached"]
+    assert rollout.complaints(report, "b") == ["2 guests not reached, as the rollout was stopped."]
     told = rollout.summary(report, "/tmp/report.json")
     assert f"a, guest 1: {status}: {why}" in told
     assert told[-3:] == [
@@ -733,6 +757,23 @@ def test_a_rollback_changes_what_its_check_would() -> None:
     checked = begin(*reads, kind="rollback", check=True)
     assert checked["guests"][0]["after"] == {"generation": 1, "runner": OLD}
     assert rollout.summary(checked)[1].split() == ["1", "a", "1", "-", "planned", "2", "to", "1", "-"]
+
+
+def test_guests_without_an_entry_go_back_too() -> None:
+    there = updated("1")
+    back = {"name": "1", "failed": False, "changed": True, "guest": {**there, "current": OLD, "booted": OLD}}
+    report = begin(read("a", there, entries=[{"name": "other"}], results=[back]), kind="rollback")
+    assert states(report) == {"a/1": ("not_reached", 1)}
+
+
+def test_a_rollback_that_is_continued_does_not_go_back_twice() -> None:
+    there = updated("1")
+    back = {"name": "1", "failed": False, "changed": True, "guest": {**there, "current": OLD, "booted": OLD}}
+    first = begin(read("a", there, results=[back]), kind="rollback")
+    further = {"name": "1", "failed": False, "changed": True, "guest": guest("1", current="/nix/store/older")}
+    report = begin(read("a", guest("1"), results=[further]), kind="rollback", old=first)
+    assert states(report) == {"a/1": ("updated", 1)}
+    assert report["guests"][0]["before"] == {"generation": 2, "runner": NEW}
 
 
 # --- what operators read
