@@ -18,7 +18,6 @@ Every function takes such a dictionary and gives a new one.
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 import json
 import re
@@ -489,6 +488,16 @@ def _number_of(guest: Mapping[str, t.Any] | None, runner: str | None) -> int | N
     return max((each["number"] for each in kept if each["runner"] == runner), default=None)
 
 
+def _copied(report: Mapping[str, t.Any]) -> Report:
+    """The report to be changed.  Not a deep copy of it: what templates give holds on to all of Ansible."""
+    return {
+        **report,
+        "hosts": {name: dict(host) for name, host in report["hosts"].items()},
+        "guests": [dict(row, before=dict(row["before"]), after=dict(row["after"])) for row in report["guests"]],
+        "down": {service: list(members) for service, members in report["down"].items()},
+    }
+
+
 # --- services
 
 
@@ -552,7 +561,7 @@ def proceed(report: Mapping[str, t.Any], number: int, reads: Sequence[Mapping[st
     Guests of the batch are marked; those whose host has gone since, or of whose service another member is down by now,
     are not.
     """
-    new = _watch(copy.deepcopy(dict(report)), reads)
+    new = _watch(_copied(report), reads)
     states = {read["host"]: read for read in reads}
     for host, read in states.items():
         if read.get("unreachable"):
@@ -591,7 +600,7 @@ def record(report: Mapping[str, t.Any], number: int, answers: Sequence[Mapping[s
 
     *answers* has a dictionary a host: ``host``, ``unreachable``, ``error`` and ``results`` of the module's call.
     """
-    new = copy.deepcopy(dict(report))
+    new = _copied(report)
     said = {answer["host"]: answer for answer in answers}
     batch = list(_of_batch(new, number, UPDATING))
     for row in batch:
@@ -635,7 +644,7 @@ def soaked(report: Mapping[str, t.Any], number: int, answers: Sequence[Mapping[s
     *answers* has a dictionary a host, with ``results``: name, healthy and reason of each guest.  Those that are not
     are failures, to be put back.
     """
-    new = copy.deepcopy(dict(report))
+    new = _copied(report)
     said = {answer["host"]: answer for answer in answers}
     batch = [row for row in _of_batch(new, number, UPDATED) if row["up"]]
     for row in batch:
@@ -669,7 +678,7 @@ def to_put_back(report: Mapping[str, t.Any], number: int, host: str | None) -> l
 
 def put_back(report: Mapping[str, t.Any], number: int, answers: Sequence[Mapping[str, t.Any]]) -> Report:
     """The report after those of `to_put_back` were put back; *answers* as of `record`."""
-    new = copy.deepcopy(dict(report))
+    new = _copied(report)
     said = {answer["host"]: answer for answer in answers}
     for row in _of_batch(new, number):
         answer = said.get(row["host"], {})
@@ -689,7 +698,7 @@ def put_back(report: Mapping[str, t.Any], number: int, answers: Sequence[Mapping
 
 def finish(report: Mapping[str, t.Any], *, now: str, hosts: Iterable[str]) -> Report:
     """The report at the end.  It has ended if it was stopped, or if it was about each of *hosts*."""
-    new = copy.deepcopy(dict(report))
+    new = _copied(report)
     for row in new["guests"]:
         row.pop("put_back", None)
     if new["stopped"] is not None or set(hosts) <= set(new["hosts"]):
