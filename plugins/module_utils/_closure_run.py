@@ -40,6 +40,7 @@ LEFT_AFTER: t.Final = 86400
 # So much of the contents is packed at once, and as quickly as it can be unpacked.
 FORM: t.Final = "compression=zstd&parallel-compression=true"
 NAMED: t.Final = 3
+ATTEMPTS: t.Final = 2
 
 _KEY = re.compile(r"[0-9A-Za-z._-]+:[0-9A-Za-z+/]{43}=")
 _UNTRUSTED = re.compile(r"^path '([^']+)' is untrusted", re.MULTILINE)
@@ -115,16 +116,20 @@ def export(
         _space.require([_space.Need(places.cache, needed, "packed closures")], subject=SUBJECT, field="runners")
         _prune(places.cache, sizes)
         key, result.public_key = _key(places, commands, sign_key)
-        if needed:
-            _copy(commands, ["--to", f"file://{places.cache}?{FORM}", *runners], timeout=timeout)
         result.changed = bool(needed)
+        for _time in range(ATTEMPTS):
+            if len(known) == len(sizes):
+                break
+            _copy(commands, ["--to", f"file://{places.cache}?{FORM}", *runners], timeout=timeout)
+            # Nix keeps a file that is there by its name, whatever is in it.
+            known = _kept(places.cache, sizes)
+        torn = sorted(set(sizes) - set(known))
+        if torn:
+            raise _closure.torn(f"{places.cache} has no {torn[0]} after it was copied there.")
         store = ["--store", f"file://{places.cache}"]
         argv = ["nix", *_nix.FEATURES, "store", "sign", *store, "--key-file", key, "--recursive", *runners]
         commands.run(argv, timeout=timeout, subject=SUBJECT, hint="See that sign_key is a key as nix-store makes them.")
-        result.parts = _closure.read_cache(places.cache, sizes)
-        torn = sorted(set(sizes) - set(result.parts))
-        if torn:
-            raise _closure.torn(f"{places.cache} has no {torn[0]} after it was copied there.")
+        result.parts = known
     return result
 
 
@@ -139,16 +144,19 @@ def _kept(cache: str, paths: t.Iterable[str]) -> dict[str, Part]:
     found = {}
     for path in paths:
         info = os.path.join(cache, _closure.info_of(path))
+        part = None
         try:
             part = _closure.read_cache(cache, [path]).get(path)
+            if part is None:
+                continue
+            _closure.check_files(cache, [part])
         except FleetError:
-            part = None
-        if part is not None and _closure.size_of(cache, part.file) == part.size:
+            for left in (info, *((os.path.join(cache, part.file),) if part is not None else ())):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(left)
+        else:
             os.utime(info)
             found[path] = part
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(info)
     return found
 
 
@@ -266,8 +274,7 @@ def prepare(
 ) -> Closure:
     """Which files of the closure *sent* the host needs, and where they are to go.
 
-    Runners are rooted before anything of them is there, and what earlier runs have left is removed.  Raises FleetError
-    when there is no room for all of it.
+    What earlier runs have left is removed.  Raises FleetError when there is no room for all of it.
     """
     check_runners(runners)
     missing = _nix.invalid(commands, runners)
@@ -287,7 +294,6 @@ def prepare(
     if not check:
         _clean(paths, directory)
         os.makedirs(_incoming(paths), mode=0o700, exist_ok=True)
-        _root(paths, missing)
     files: list[dict[str, t.Any]] = [{"name": _closure.CACHE_INFO}]
     files += [{"name": part.info} for part in parts.values()]
     contents = {part.file: part for part in lacking}
@@ -336,7 +342,8 @@ def add(
 ) -> Closure:
     """Add the closures of *runners* from the cache in *directory* to the store, and remove that.
 
-    Only what has a signature by one of *public_keys* is added.  Raises FleetError, with nothing added, when the cache
+    Only what has a signature by one of *public_keys* is added; runners are rooted before anything of them is there.
+    Raises FleetError, with nothing added, when the cache
     is not whole or a signature is missing.
     """
     check_runners(runners)

@@ -41,7 +41,7 @@ options:
     description:
       - V(query) says which of O(runners) are not in the store.
       - V(prepared) also says which files of O(closure) are to come, and to where; it fails when there is no room for
-        them. Of an earlier attempt it removes what is left, and it roots the runners.
+        them, and removes what is left of an earlier attempt.
       - V(present) adds them from O(directory), and removes that.
     type: str
     choices: [query, prepared, present]

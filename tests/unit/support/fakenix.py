@@ -112,7 +112,9 @@ class FakeNix(Answers):
                 continue
             one = self.objects[path]
             digest = hashlib.sha256(one.content.encode()).digest()
-            (cache / "nar" / f"{nix32(digest)}.nar.zst").write_text(one.content, encoding="utf-8")
+            file = cache / "nar" / f"{nix32(digest)}.nar.zst"
+            if not file.exists():
+                file.write_text(one.content, encoding="utf-8")
             info.write_text(
                 f"StorePath: {path}\nURL: nar/{nix32(digest)}.nar.zst\nCompression: zstd\n"
                 f"FileHash: sha256:{nix32(digest)}\nFileSize: {len(one.content)}\n"

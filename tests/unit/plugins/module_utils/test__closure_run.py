@@ -117,19 +117,31 @@ def test_what_is_packed_is_not_packed_again(builder: FakeNix) -> None:
     assert builder.count("copy") == 2
 
 
-@pytest.mark.parametrize("damage", ["nar", "info", "lost"])
+@pytest.mark.parametrize("damage", ["torn", "flipped", "info", "lost", "both"])
 def test_what_is_torn_in_the_cache_is_packed_again(builder: FakeNix, damage: str) -> None:
     exported = export(builder)
     part = exported.parts[KERNEL]
-    if damage == "nar":
-        Path(exported.directory, part.file).write_text("torn", encoding="utf-8")
-    elif damage == "info":
-        Path(exported.directory, part.info).write_text("", encoding="utf-8")
-    else:
-        Path(exported.directory, part.file).unlink()
+    file, info = Path(exported.directory, part.file), Path(exported.directory, part.info)
+    content = file.read_text(encoding="utf-8")
+    if damage == "lost":
+        file.unlink()
+    if damage in ("torn", "both"):
+        file.write_text("torn", encoding="utf-8")
+    if damage == "flipped":
+        file.write_text("X" + content[1:], encoding="utf-8")
+    if damage in ("info", "both"):
+        info.write_text("", encoding="utf-8")
     again = export(builder)
     assert again.changed
-    assert Path(again.directory, part.file).stat().st_size == part.size
+    assert file.read_text(encoding="utf-8") == content
+    assert again.parts == exported.parts
+
+
+def test_a_cache_that_stays_torn(builder: FakeNix, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder, "_pack", lambda *_arguments: (0, "", ""))
+    with pytest.raises(FleetError) as caught:
+        export(builder)
+    assert f"has no {min(KERNEL, RUN, WEB1)} after it was copied there." in caught.value.seen
 
 
 def test_check_mode_writes_nothing(builder: FakeNix) -> None:
@@ -296,11 +308,12 @@ def test_what_earlier_runs_left_goes(builder: FakeNix, target: FakeNix) -> None:
         (directory / "x").touch()
     os.utime(old, (stale, stale))
     root = target.root / "nix/var/nix/gcroots/microvm-fleet-copied/old"
+    root.parent.mkdir(parents=True)
     root.symlink_to(WEB2)
     os.utime(root, (stale, stale), follow_symlinks=False)
     prepare(target, exported)
     assert sorted(path.name for path in above.iterdir()) == ["new"]
-    assert roots(target) == [WEB1]
+    assert roots(target) == []
 
 
 def unsigned(place: Path, _parts: t.Any) -> None:
