@@ -12,20 +12,16 @@ leaves it, so the next one stops what still runs; on the way back, it starts wha
 
 from __future__ import annotations
 
-import re
 import typing as t
 from dataclasses import dataclass, replace
 
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import InvalidWish
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest, Host
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import ORDER_LIMIT, STOP_ORDER, place_of
 from ansible_collections.microvm.fleet.plugins.module_utils._holds import CONDITIONS, Drained, Ran
 
-# The label of a guest with its place among those of its host, and the place of guests without one.
-LABEL: t.Final = "stop_order"
+# The place of guests whose labels say none.
 DEFAULT_ORDER: t.Final = 50
-ORDER_LIMIT: t.Final = 999
-
-_ORDER = re.compile(r"[0-9]{1,3}")
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class DrainPlan:
         if self.mark is not None:
             said.append("let no guest start" if self.wish.drained else "let guests start")
         verb = "stop" if self.wish.drained else "start"
-        said += [f"{name}: {verb} ({LABEL} {order})" for order, names in self.groups for name in names]
+        said += [f"{name}: {verb} ({STOP_ORDER} {order})" for order, names in self.groups for name in names]
         if self.lift:
             said.append("be drained no more")
         return said
@@ -75,17 +71,18 @@ class DrainPlan:
 
 def order_of(guest: Guest) -> int:
     """The guest's place in the order of stops.  Raises InvalidWish when its label is no such number."""
-    text = guest.record.labels.get(LABEL) if guest.record is not None else None
+    text = guest.record.labels.get(STOP_ORDER) if guest.record is not None else None
     if text is None:
         return DEFAULT_ORDER
-    if not _ORDER.fullmatch(text):
+    place = place_of(text)
+    if place is None:
         raise InvalidWish(
             f"{text!r} is no place in an order.",
             subject=guest.subject,
-            field=f"labels.{LABEL}",
+            field=f"labels.{STOP_ORDER}",
             hint=f"Give a whole number from 0 to {ORDER_LIMIT} to microvm_guests, and run that first.",
         )
-    return int(text)
+    return place
 
 
 def plan(wish: DrainWish, host: Host, *, now: str, holding: bool) -> DrainPlan:

@@ -64,6 +64,10 @@ DESCRIPTION: t.Final = (
     "modules",
     "microvm_options",
 )
+# The label with a guest's place in the order in which a host that is drained stops its guests.
+STOP_ORDER: t.Final = "stop_order"
+ORDER_LIMIT: t.Final = 999
+_PLACE = re.compile(r"[0-9]{1,3}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -369,6 +373,9 @@ def read_wish(entry: t.Mapping[str, t.Any], *, update: str, number: int) -> Gues
     if entry.get("purge") and state != "absent":
         wrong("purge", f"is only for state absent, not {state}.", "Leave it out.")
     _check_switch(entry, state, wrong)
+    order = (entry.get("labels") or {}).get(STOP_ORDER)
+    if order is not None and place_of(str(order)) is None:
+        wrong(f"labels.{STOP_ORDER}", f"{order!r} is no place in an order.", f"Give a number from 0 to {ORDER_LIMIT}.")
     interfaces = tuple(
         _interface(given, position, wrong)
         for position, given in enumerate((entry.get("interfaces") or ()) if not described else ())
@@ -396,6 +403,11 @@ def read_wish(entry: t.Mapping[str, t.Any], *, update: str, number: int) -> Gues
         labels=None if labels is None else {str(key): str(value) for key, value in labels.items()},
         interfaces=interfaces,
     )
+
+
+def place_of(label: str) -> int | None:
+    """The place in the order of stops that the label STOP_ORDER gives, None when it gives none."""
+    return int(label) if _PLACE.fullmatch(label) else None
 
 
 def _check_switch(entry: t.Mapping[str, t.Any], state: str, wrong: t.Callable[[str, str, str], None]) -> None:

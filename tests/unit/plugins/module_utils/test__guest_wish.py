@@ -25,6 +25,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
     guests_spec,
     interface_faults,
     name_faults,
+    place_of,
     read_wishes,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._health_wish import access_spec, health_spec
@@ -122,6 +123,20 @@ def test_states_and_updates(state: str, update: str) -> None:
 def test_the_update_of_all_holds_where_an_entry_names_none() -> None:
     wishes = read_wishes([entry("a"), entry("b", update="never"), entry("c", update=None)], update="stage")
     assert [wish.update for wish in wishes] == ["stage", "never", "stage"]
+
+
+@pytest.mark.parametrize(("label", "place"), [("0", 0), ("007", 7), (50, 50), ("999", 999)])
+def test_places_in_the_order_of_stops(label: object, place: int) -> None:
+    (wish,) = read_wishes([entry("web1", labels={"stop_order": label})])
+    assert wish.labels is not None
+    assert place_of(wish.labels["stop_order"]) == place
+
+
+@pytest.mark.parametrize("label", ["", "-1", "1000", 1000, "1.5", "first", "1\n", True])
+def test_labels_that_are_no_place_in_it(label: object) -> None:
+    assert message(entry("web1", labels={"stop_order": label})) == (
+        f"guest web1, labels.stop_order: {label!r} is no place in an order. Give a number from 0 to 999."
+    )
 
 
 @pytest.mark.parametrize(
