@@ -279,6 +279,7 @@ options:
       labels:
         description:
           - Words about the guest, each with a value. Kept on the host with what the collection knows of it.
+          - C(stop_order) is a place from 0 to 999 in the order in which M(microvm.fleet.microvm_drain) stops guests.
         type: dict
       interfaces:
         description:
