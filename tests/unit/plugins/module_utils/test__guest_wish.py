@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.microvm.fleet.plugins.module_utils._describe import Surroundings
+from ansible_collections.microvm.fleet.plugins.module_utils._descriptions import networks_of
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import InvalidWish
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
     DESCRIPTION,
@@ -325,6 +327,91 @@ def test_purge_is_for_what_is_to_be_absent(state: str) -> None:
 
 def test_purge() -> None:
     assert read_wishes([entry(purge=True, state="absent")])[0].purge
+
+
+@pytest.mark.parametrize("generation", ["1", "12", "previous", "healthy"])
+def test_a_generation_wins_over_what_holds_for_all(generation: str) -> None:
+    (wish,) = read_wishes([entry(generation=generation, update="never")], update="activate")
+    assert (wish.generation, wish.update, wish.activates) == (generation, "never", True)
+    (other,) = read_wishes([entry()], update="stage")
+    assert not other.activates
+
+
+@pytest.mark.parametrize("update", ["activate", "activate_staged"])
+def test_updates_that_activate(update: str) -> None:
+    assert read_wishes([entry(update=update)])[0].activates
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"generation": "last"}, "generation: 'last' is no generation. Give a number, previous or healthy."),
+        ({"generation": "0"}, "generation: '0' is no generation. Give a number, previous or healthy."),
+        ({"generation": "-1"}, "generation: '-1' is no generation. Give a number, previous or healthy."),
+        ({"generation": "1" * 20}, f"generation: '{'1' * 20}' is no generation. Give a number, previous or healthy."),
+        (
+            {"generation": "1", "update": "stage"},
+            "generation: given together with update: stage. Give one of the two.",
+        ),
+        ({"generation": "1", "state": "absent"}, "generation: given of a guest that is to be absent. Leave it out."),
+        (
+            {"restore_volumes": True},
+            "restore_volumes: there is nothing to restore without a snapshot. Give snapshot_volumes: true too.",
+        ),
+        (
+            {"health": [{"kind": "tcp", "port": 80}]},
+            (
+                "health[0].address: is missing, and no interface of the guest says one. "
+                "Give the address at which the host reaches the guest, here or in addresses of its interfaces."
+            ),
+        ),
+        (
+            {"min_healthy_time": 30, "healthy_deadline": 20},
+            (
+                "healthy_deadline: 20 s are over before the 30 s of min_healthy_time are. "
+                "Give more than min_healthy_time."
+            ),
+        ),
+        (
+            {"ssh": {"key_file": "key", "address": "10.0.0.1"}},
+            "ssh.key_file: 'key' is no absolute path. Give the path of a private key on the host.",
+        ),
+    ],
+)
+def test_bad_switches(fields: dict[str, t.Any], said: str) -> None:
+    assert message(entry(**fields)) == f"guest web1, {said}"
+
+
+def test_health_is_asked_where_the_interfaces_say() -> None:
+    (wish,) = read_wishes(
+        [
+            entry(
+                interfaces=[{"id": "vm-web1", "addresses": ["10.0.0.11/24", "fd00::11"]}],
+                health=[{"kind": "http"}, {"kind": "ssh", "command": ["true"], "user": "admin"}],
+                healthy_deadline=60,
+            )
+        ]
+    )
+    assert wish.health.asked
+    assert [probe.address for probe in wish.health.probes] == ["10.0.0.11", ""]
+    assert wish.health.healthy_deadline == 60
+    assert wish.access is not None
+    assert (wish.access.address, wish.access.user) == ("10.0.0.11", "admin")
+    (plain,) = read_wishes([entry()])
+    assert not plain.health.asked
+    assert plain.access is None
+
+
+def test_of_what_is_to_be_absent_no_health_is_asked() -> None:
+    (wish,) = read_wishes([entry(state="absent", health=[{"kind": "tcp", "port": 80}])])
+    assert not wish.health.asked
+
+
+def test_health_of_a_description_is_asked_at_its_address() -> None:
+    around = Surroundings(networks=networks_of([{"name": "lan", "addresses": ["10.0.0.1/24"]}]))
+    given = entry(hypervisor="qemu", network={"name": "lan", "index": 11}, health=[{"kind": "tcp", "port": 80}])
+    (wish,) = read_wishes([given], surroundings=lambda: around)
+    assert wish.health.probes[0].address == "10.0.0.11"
 
 
 @pytest.mark.parametrize("name", ["vm-web1", "tap0", "a", "_x", "vm-web1.100", "v" * 15, "vt", "VT-a"])
