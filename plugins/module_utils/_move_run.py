@@ -62,7 +62,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     Unstage,
     Write,
 )
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish, name_faults
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish, flake_faults, name_faults
 from ansible_collections.microvm.fleet.plugins.module_utils._holds import Moving, write_mark
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 
@@ -191,14 +191,20 @@ def view(host: Host, name: str, paths: Paths, commands: Commands, *, runner: t.A
         "phase": moving.phase if moving is not None else None,
         "move": moving.move if moving is not None else None,
         "other": moving.other if moving is not None else None,
-        "ran": moving.ran if moving is not None else guest.unit.up or guest.interrupted,
+        "ran": moving.ran if moving is not None else _ran(host, guest),
         # A run that was killed may have begun to place it.
         "copied": os.path.isdir(paths.arriving(name))
         or (moving is not None and moving.phase == "arriving" and guest.directory),
         "has_runner": asked is not None and not _nix.invalid(commands, [asked]),
         "files": _data(paths.guest(name)) if guest.directory else [],
-        "carry": _carry(guest, moving, paths) if guest.exists else {},
+        "carry": _carry(host, guest, moving, paths) if guest.exists else {},
     }
+
+
+def _ran(host: Host, guest: Guest) -> bool:
+    """Whether the guest is to run: it does, or would if its host were not drained."""
+    drained = host.drained.guests if host.drained is not None else ()
+    return guest.unit.up or guest.interrupted or guest.name in [each.name for each in drained]
 
 
 def _data(directory: str) -> list[str]:
@@ -221,7 +227,7 @@ def _is_regular(path: str) -> bool:
         return False
 
 
-def _carry(guest: Guest, moving: Moving | None, paths: Paths) -> dict[str, t.Any]:
+def _carry(host: Host, guest: Guest, moving: Moving | None, paths: Paths) -> dict[str, t.Any]:
     """What the other host has to know of the guest."""
     record, text = guest.record or Record(flake=guest.flake), guest.settings or ""
     current = guest.current or ""
@@ -248,7 +254,7 @@ def _carry(guest: Guest, moving: Moving | None, paths: Paths) -> dict[str, t.Any
         },
         "credentials": list(guest.credentials),
         "autostart": moving.autostart if moving is not None else guest.autostart,
-        "runs": moving.ran if moving is not None else guest.unit.up or guest.interrupted,
+        "runs": moving.ran if moving is not None else _ran(host, guest),
         "machine": platform.machine(),
         "kvm": os.path.exists(os.path.join(paths.root, "dev/kvm")),
         "bridges": _bridges(guest, paths),
@@ -308,7 +314,7 @@ class _Work:
                 "protected", "it is protected, and would be stopped and removed here.", "Say protected: true."
             )
         self._hold_on_host()
-        self._write("leaving", ran=guest.unit.up or guest.interrupted, autostart=guest.autostart, since=_now())
+        self._write("leaving", ran=_ran(self.host, guest), autostart=guest.autostart, since=_now())
         self._did("hold it here")
 
     def _stop(self) -> None:
@@ -373,6 +379,7 @@ class _Work:
             raise self._wrong(
                 "other", f"this host is {host.drained.words}.", "Bring it back first, or choose another host."
             )
+        self._record()
         self._platform(carry)
         for image in [volume["image"] for volume in self._facts().as_dict()["volumes"]]:
             if image.startswith("/") and not (self.request.elsewhere and os.path.exists(image)):
@@ -408,6 +415,15 @@ class _Work:
             raise self._wrong(
                 "carry", "it does not say what the runner is.", "Give view.carry of the other host."
             ) from None
+
+    def _record(self) -> Record:
+        """The record that the guest is to have here."""
+        record = record_of_text(json.dumps(self.request.carry.get("record")))
+        if record is None or record.runner != self.request.carry.get("runner") or not isinstance(record.labels, dict):
+            raise self._wrong("carry", "its record cannot be read.", "Give view.carry of the other host.")
+        for seen in flake_faults(record.flake) if record.flake is not None else ():
+            raise self._wrong("flake", seen, "See /var/lib/microvms on the other host.")
+        return record
 
     def _claims(self) -> None:
         runner = str(self.request.carry.get("runner"))
@@ -447,9 +463,7 @@ class _Work:
         if os.path.isdir(self.paths.arriving(self.name)) and not os.path.lexists(directory):
             os.rename(self.paths.arriving(self.name), directory)
             _files.sync_directory(self.paths.guests)
-        record = record_of_text(json.dumps(carry.get("record")))
-        if record is None or record.runner != runner:
-            raise self._wrong("carry", "its record cannot be read.", "Give view.carry of the other host.")
+        record = self._record()
         steps: list[Step] = [
             Keep(self.name, 1, runner),
             Write(self.name, record),

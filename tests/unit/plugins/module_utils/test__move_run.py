@@ -29,6 +29,7 @@ from ansible_collections.microvm.fleet.tests.unit.support.scenes import wish
 HOSTS = {"source": "host1", "target": "host2"}
 NAME = "web1"
 MOVE = "4f3a2b1c"
+RECORD = {"flake": None, "locked": None, "facts": {}, "protect": False, "labels": {}}
 DATA = "what the guest has written"
 
 
@@ -91,6 +92,8 @@ class Pair:
 
     def _copy(self, files: list[str]) -> None:
         """As the stream does: a directory that appears when it is complete."""
+        if not files:
+            return
         final = self.target.paths.arriving(NAME)
         os.makedirs(os.path.dirname(final), exist_ok=True)
         partial = final + ".partial"
@@ -198,13 +201,34 @@ def test_a_guest_that_does_not_run_is_not_started(tmp_path: Path) -> None:
     assert pair.whole("target")
 
 
+def test_a_guest_that_would_run_if_its_host_were_not_drained(pair: Pair) -> None:
+    assert not drain(DrainWish(), paths=pair.source.paths, commands=pair.source, lock_timeout=0, check=False).failures
+    pair.forward()
+    arrived(pair)
+    done = drain(DrainWish(drained=False), paths=pair.source.paths, commands=pair.source, lock_timeout=0, check=False)
+    assert done.warnings == ["guest web1 ran before and is not there any more."]
+
+
+def test_a_drained_host_does_not_start_what_comes_back(pair: Pair) -> None:
+    assert not drain(DrainWish(), paths=pair.source.paths, commands=pair.source, lock_timeout=0, check=False).failures
+    pair.do("source", "leave")
+    pair.back()
+    assert pair.up() == []
+    assert not drain(
+        DrainWish(drained=False), paths=pair.source.paths, commands=pair.source, lock_timeout=0, check=False
+    ).failures
+    assert pair.up() == ["source"]
+
+
 def test_a_guest_without_data(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
     for image in ("data.img", "more.img"):
         pair.source.guest(NAME, image).unlink()
-    views = pair.views()
-    assert views["source"]["files"] == []
-    assert pair.views()["source"]["carry"]["runs"]
+    for each in _move.forward(NAME, pair.views(), HOSTS, new=MOVE)["steps"]:
+        pair.step(each["host"], each["step"], MOVE)
+    assert pair.up() == ["target"]
+    assert not os.path.exists(pair.source.guest(NAME))
+    assert not os.path.exists(pair.source.paths.kept)
 
 
 def test_there_and_back_again(pair: Pair) -> None:
@@ -359,7 +383,24 @@ def test_the_engine_leaves_it_alone_meanwhile(pair: Pair) -> None:
     [
         (lambda pair: None, {"carry": {"machine": "riscv64"}}, "it is for riscv64, and this host is "),
         (lambda pair: None, {"carry": {"facts": {}}}, "carry: it does not say what the runner is."),
-        (lambda pair: None, {"carry": {"runner": "/tmp/x"}}, "carry: its runner /tmp/x is not in the store."),
+        (
+            lambda pair: None,
+            {"carry": {"runner": "/tmp/x", "record": {"runner": "/tmp/x", **RECORD}}},
+            "carry: its runner /tmp/x is not in the store.",
+        ),
+        (lambda pair: None, {"carry": {"record": {}}}, "carry: its record cannot be read."),
+        (lambda pair: None, {"carry": {"record": None}}, "carry: its record cannot be read."),
+        (lambda pair: None, {"carry": {"runner": "/nix/store/x"}}, "carry: its record cannot be read."),
+        (
+            lambda pair: None,
+            {"carry": {"runner": "/tmp/x", "record": {"runner": "/tmp/x", **RECORD, "labels": ["a"]}}},
+            "carry: its record cannot be read.",
+        ),
+        (
+            lambda pair: None,
+            {"carry": {"runner": "/tmp/x", "record": {"runner": "/tmp/x", **RECORD, "flake": "./infra"}}},
+            "flake: './infra' is relative. See /var/lib/microvms on the other host.",
+        ),
         (lambda pair: None, {"carry": {"bridges": ["br-x"]}}, "its network interfaces are on br-x, which this host"),
         (
             lambda pair: Path(pair.target.paths.units, "microvm@.service").write_text("", encoding="utf-8"),
