@@ -443,7 +443,8 @@ def receive(request: Request, stream: Reader) -> dict[str, t.Any]:
     """Make the files that *stream* tells of, and give the answer.
 
     *request*: ``directory``; ``whole`` (the directory is new, and appears when it is complete); ``mode`` and
-    ``directory_mode`` (octal numbers); ``owner`` and ``group``; ``expect`` by name (size, sha256, wire_size);
+    ``directory_mode`` (octal numbers); ``owner`` and ``group``; ``expect`` by name (size, sha256, allocated; wire_size
+    and wire_sha256 of what is to be unpacked);
     ``manifest`` (written last, with the files in it); ``replace``; ``reserve`` (bytes to leave free); ``measure``.
     Raises EndError or OSError; what was made by then is gone again.
     """
@@ -688,6 +689,13 @@ def _receive_file(place: Place, item: Request, stream: Reader) -> dict[str, t.An
         raise EndError(f"{item['name']} did not arrive as it was sent.", end="stream", hint="Run again.")
     final = written if form else wire
     size, sha256 = final.size, final.hexdigest()
+    if form and wished.get("wire_sha256", wire.hexdigest()) != wire.hexdigest():
+        raise EndError(
+            f"{item['name']} has the SHA-256 {wire.hexdigest()}, and {wished['wire_sha256']} is expected.",
+            field="files",
+            hint="It is damaged. Take another.",
+            end="source",
+        )
     if wished.get("size", size) != size or wished.get("sha256", sha256) != sha256:
         raise EndError(
             f"{name} has {size} bytes with the SHA-256 {sha256}, and {wished.get('size')} with "

@@ -169,6 +169,9 @@ options:
       - Seconds for which nothing may move before the stream is given up.
     type: int
     default: 300
+seealso:
+  - module: microvm.fleet.microvm_backup
+  - module: microvm.fleet.microvm_restore
 """
 
 EXAMPLES = r"""

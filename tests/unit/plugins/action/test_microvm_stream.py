@@ -18,14 +18,12 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.parsing.dataloader import DataLoader
 from ansible.playbook.play_context import PlayContext
 from ansible.playbook.task import Task
-from ansible.plugins.loader import connection_loader, init_plugin_loader
+from ansible.plugins.loader import connection_loader
 from ansible.template import Templar
 
 from ansible_collections.microvm.fleet.plugins.action.microvm_stream import SPEC, ActionModule, requests
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import InvalidWish
 from ansible_collections.microvm.fleet.plugins.modules import microvm_stream as documented
-
-init_plugin_loader()
 
 
 def read(**options: t.Any) -> dict[str, t.Any]:

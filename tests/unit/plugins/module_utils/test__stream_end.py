@@ -450,6 +450,14 @@ def test_what_is_not_as_expected_is_refused(source: Path, sink: Path, expect: di
     assert left_in(sink) == []
 
 
+def test_a_packed_file_that_was_changed_is_refused_even_where_its_content_is_right(source: Path, sink: Path) -> None:
+    (source / "a").write_bytes(gzip.compress(b"abc", mtime=5))
+    expect = {"a": {"size": 3, "wire_sha256": hashlib.sha256(gzip.compress(b"abc", mtime=6)).hexdigest()}}
+    with pytest.raises(EndError, match="a has the SHA-256"):
+        made(said(source, {"name": "a", "decode": "gzip"}), sink, expect=expect)
+    assert left_in(sink) == []
+
+
 def test_a_cut_packed_file_is_refused_before_it_is_read(source: Path, sink: Path) -> None:
     (source / "a").write_bytes(gzip.compress(b"abc")[:-1])
     stream = said(source, {"name": "a", "decode": "gzip"}, measure=True)
