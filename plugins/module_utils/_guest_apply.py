@@ -21,6 +21,7 @@ import shutil
 import stat
 import time
 import typing as t
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from ansible_collections.microvm.fleet.plugins.module_utils import _files, _nix, _systemd
@@ -49,6 +50,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     Forget,
     Judged,
     Keep,
+    Live,
     Mark,
     Reject,
     Reload,
@@ -116,6 +118,8 @@ class Apply:
         self.outcomes: dict[str, Outcome] = {}
         # When each guest was started, in seconds of time.monotonic().
         self._started: dict[str, float] = {}
+        # Why the systems of some were not activated inside them.
+        self._not_live: dict[str, str] = {}
         self.warnings: list[str] = []
 
     def prepare(self, plans: t.Sequence[GuestPlan]) -> None:
@@ -193,7 +197,14 @@ class Apply:
         self._describe(self._with(plans, Undescribe), Undescribe)
         self._together(
             [
-                (plan, [step for step in _until(plan) if type(step) in self._ACTIONS and not isinstance(step, Stage)])
+                (
+                    plan,
+                    [
+                        step
+                        for step in _until(plan)
+                        if type(step) in self._ACTIONS and not isinstance(step, (Stage, Live))
+                    ],
+                )
                 for plan in plans
                 if self.outcomes[plan.name].error is None
             ]
@@ -202,6 +213,7 @@ class Apply:
             _systemd.reload(self.commands)
         self._each_or_all(self._autostarts(plans, enable=True), _systemd.enable)
         self._start(self._with(plans, Start))
+        self._live(self._with(plans, Live))
 
     def _with(self, plans: t.Sequence[GuestPlan], kind: type[Step]) -> list[GuestPlan]:
         """Plans that are still without an error and have a step of this *kind*."""
@@ -435,6 +447,10 @@ class Apply:
         )
         yield
 
+    def _note_live(self, plan: GuestPlan, step: Live, unflushed: _files.Unflushed) -> Parts:
+        live = {"runner": step.runner, "invocation": plan.guest.unit.invocation}
+        yield from self._rewrite(plan, lambda record: replace(record, live=live), unflushed)
+
     def _rewrite(self, plan: GuestPlan, change: t.Callable[[Record], Record], unflushed: _files.Unflushed) -> Parts:
         text = _files.read_text(self.paths.known(plan.name, "record.json"))
         record = record_of_text(text) if text is not None else None
@@ -522,6 +538,7 @@ class Apply:
         Unstage: _unstage,
         Root: _root,
         Settings: _settings,
+        Live: _note_live,
         Remove: _remove,
         Judged: _judged,
         Reject: _reject,
@@ -609,6 +626,35 @@ class Apply:
         for plan in plans:
             _files.remove(os.path.join(self.paths.marks, plan.name))
 
+    def _live(self, plans: t.Sequence[GuestPlan]) -> None:
+        """Activate systems inside guests, all at once.  Where it fails, that is why the guest is not healthy."""
+        if not plans:
+            return
+        # Loaded for those who switch live only.
+        from ansible_collections.microvm.fleet.plugins.module_utils import _guest_live  # noqa: PLC0415
+
+        steps = {plan.name: next(step for step in plan.steps if isinstance(step, Live)) for plan in plans}
+        with ThreadPoolExecutor(max_workers=_guest_live.THREADS) as pool:
+            wrong = dict(
+                pool.map(
+                    lambda plan: (
+                        plan.name,
+                        _guest_live.activate(self.paths, self.commands, plan, steps[plan.name]),
+                    ),
+                    plans,
+                )
+            )
+        done = [plan for plan in plans if wrong[plan.name] is None]
+        restarting = [plan for plan in plans if wrong[plan.name] is not None and steps[plan.name].restart]
+        self._together([(plan, [steps[plan.name]]) for plan in done])
+        self._started.update({plan.name: time.monotonic() for plan in done})
+        self._not_live.update(
+            {plan.name: str(wrong[plan.name]) for plan in plans if plan not in done and plan not in restarting}
+        )
+        again = [replace(plan, steps=(Stop(plan.name), Start(plan.name), *plan.steps)) for plan in restarting]
+        self._stop(again)
+        self._start([plan for plan in again if self.outcomes[plan.name].error is None])
+
     # Judgements
 
     def _judge(self, plans: t.Sequence[GuestPlan]) -> dict[str, str]:
@@ -625,6 +671,7 @@ class Apply:
             for plan in plans
             if started(units.get(plan.name, Unit()), now) is False
         }
+        gone.update({plan.name: self._not_live[plan.name] for plan in plans if plan.name in self._not_live})
         verdicts: dict[str, str | None] = dict(gone)
         verdicts.update(
             await_healthy(

@@ -39,6 +39,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     Forget,
     Judged,
     Keep,
+    Live,
     Mark,
     Reload,
     Remove,
@@ -97,6 +98,8 @@ class GuestPlan:
     target: Target | None = None
     # What is to be done when the guest is not healthy; with a reason, what is left of that (and of nothing else).
     revert: Revert | None = None
+    # Why a guest that was to be switched live is restarted.
+    why_not_live: str | None = None
 
     @property
     def name(self) -> str:
@@ -127,6 +130,8 @@ class Outcome:
     undone: list[Step] = field(default_factory=list)
     reverted: Revert | None = None
     restored: bool = False
+    # Of a guest that was to be switched live: whether it was, and why not.
+    live: t.Mapping[str, t.Any] | None = None
 
 
 def asks(wish: GuestWish, guest: Guest) -> bool:
@@ -712,6 +717,8 @@ def project(described: t.Mapping[str, t.Any], plan: GuestPlan) -> dict[str, t.An
             after.update(active=False, booted=None, restart_needed=False)
         elif isinstance(step, Start):
             after.update(active=True, booted=after["current"], restart_needed=False)
+        elif isinstance(step, Live):
+            after["restart_needed"] = False
         elif isinstance(step, Remove):
             after = describe(Guest(plan.name))
             generations = []

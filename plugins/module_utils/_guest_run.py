@@ -24,7 +24,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._errors import Fleet
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_held import held
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest, Host, describe, observe
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import GuestPlan, Outcome, Target
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import Describe
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import Describe, Live
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
     GuestWish,
     Limits,
@@ -152,6 +152,8 @@ def converge(
         plans = _plans(wishes, host, sources, prune=prune, switch_ahead=check and switch_ahead)
     result = Result()
     leftovers = [entry for entry in host.leftovers if names is None or _left_by(entry) in names]
+    if check:
+        plans = _live(paths, commands, plans)
     if check or not (leftovers or any(plan.steps for plan in plans)):
         _report(result, host, host, plans, {}, check=check)
     else:
@@ -263,12 +265,36 @@ def _apply(
     planned = [plan for plan in plans if plan.error is None and plan.steps]
     work.prepare(planned)
     # A runner that was only a path says what it is once it is on the host: the rest is planned with that.
-    known = tuple(_with_runner(paths, plan) for plan in planned)
+    known = _live(paths, work.commands, [_with_runner(paths, plan) for plan in planned])
     for plan in planner.conflicts(known, host):
         if plan.error is not None:
             work.outcomes[plan.name].error = work.outcomes[plan.name].error or plan.error
     work.finish([plan for plan in known if work.outcomes[plan.name].error is None], leftovers)
+    for plan in known:
+        outcome = work.outcomes[plan.name]
+        outcome.live = _lived(plan, outcome)
     return work.outcomes
+
+
+def _lived(plan: GuestPlan, outcome: Outcome | None) -> dict[str, t.Any] | None:
+    """Whether the guest was switched live, or would be (without *outcome*), if that was wished; and why not."""
+    if plan.why_not_live is not None:
+        return {"done": False, "why": plan.why_not_live}
+    if not any(isinstance(step, Live) for step in plan.steps):
+        return None
+    if outcome is None or any(isinstance(step, Live) for step in outcome.done):
+        return {"done": True}
+    return {"done": False, "why": outcome.reason}
+
+
+def _live(paths: Paths, commands: Commands, plans: t.Sequence[GuestPlan]) -> tuple[GuestPlan, ...]:
+    """The plans, with what becomes of the restarts of guests that are to be switched live."""
+    if all(plan.wish.switch != "live" for plan in plans):
+        return tuple(plans)
+    # Loaded for those who switch live only.
+    from ansible_collections.microvm.fleet.plugins.module_utils import _guest_live  # noqa: PLC0415
+
+    return _guest_live.decide(paths, commands, plans)
 
 
 def _with_runner(paths: Paths, plan: GuestPlan) -> GuestPlan:
@@ -339,6 +365,9 @@ def _switched(plan: GuestPlan, outcome: Outcome) -> dict[str, t.Any]:
         )
 
         said["reasons"] = reasons(plan.guest.runner, plan.target.runner)
+    live = outcome.live or _lived(plan, None)
+    if live is not None:
+        said["live"] = dict(live)
     if outcome.reason is not None:
         said["unhealthy"] = outcome.reason
     if outcome.reverted is not None:

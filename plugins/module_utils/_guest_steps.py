@@ -217,6 +217,22 @@ class Start(Step):
 
 
 @dataclass(frozen=True)
+class Live(Step):
+    """Activate the system *toplevel* of *runner* inside the guest, which was booted with the system *booted*.
+
+    With *restart* the guest is restarted when that fails.
+    """
+
+    runner: str
+    toplevel: str
+    booted: str
+    restart: bool = False
+
+    def words(self) -> str:
+        return f"{self.guest}: activate {self.toplevel} inside it"
+
+
+@dataclass(frozen=True)
 class Await(Step):
     """Wait until it is known whether the guest is healthy.  What comes after it is for one that is."""
 

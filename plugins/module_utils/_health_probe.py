@@ -28,6 +28,8 @@ from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 
 # Bytes of a page that are read, and compared with its pattern.
 PAGE: t.Final = 65536
+# Seconds for a connection of SSH, and between two signs of life.
+CONNECT: t.Final = 20
 # The status of ssh when the error is its own (ssh(1), "EXIT STATUS").
 _SSH_ERROR: t.Final = 255
 
@@ -112,7 +114,10 @@ def ssh_argv(access: Access, command: t.Sequence[str], *, hosts_file: str, alias
     """
     options = {
         "BatchMode": "yes",
-        "ConnectTimeout": str(max(1, int(timeout))),
+        "ConnectTimeout": str(max(1, min(int(timeout), CONNECT))),
+        # Of a guest that has gone silent.
+        "ServerAliveInterval": str(CONNECT),
+        "ServerAliveCountMax": "2",
         "StrictHostKeyChecking": "yes" if access.host_key is not None else "accept-new",
         "UserKnownHostsFile": hosts_file,
         "GlobalKnownHostsFile": "/dev/null",
