@@ -13,7 +13,7 @@ short_description: Do one step of a move of a MicroVM guest to another host
 version_added: 0.2.0
 description:
   - Does what one host has to do for a guest that moves to another host, one step a call. The playbook
-    P(microvm.fleet.migrate#playbook) calls it on both hosts in the right order, and copies between them what has to be
+    C(microvm.fleet.migrate) calls it on both hosts in the right order, and copies between them what has to be
     copied. Use that playbook.
   - Marks in C(/var/lib/microvm-fleet/moving) on both hosts see to it that the guest is never started on both, not even
     by a reboot. Each step looks whether the marks allow it, and may be done again.
@@ -84,7 +84,7 @@ options:
     type: str
   carry:
     description:
-      - What the old host returned as RV(view.carry), for steps of the new host.
+      - What the old host returned as C(carry) in RV(view), for steps of the new host.
     type: dict
   purge:
     description:
