@@ -590,16 +590,21 @@ class Apply:
     def _start(self, plans: t.Sequence[GuestPlan]) -> None:
         if not plans:
             return
-        # A guest that failed before has used up its tries (systemd.unit(5), StartLimitBurst=).
+        # A guest that failed before has used up its tries (systemd.unit(5), StartLimitBurst=), and its restarts are
+        # not always counted: those that its helpers ask for are not.
+        judged = self._with(plans, Await)
         _systemd.reset_failed(
             self.commands,
-            [plan.name for plan in plans if plan.guest.unit.active_state == "failed" or plan.guest.unit.restarts],
+            [
+                plan.name
+                for plan in plans
+                if plan in judged or plan.guest.unit.active_state == "failed" or plan.guest.unit.restarts
+            ],
         )
         limit = max(plan.wish.start_timeout or UNIT_TIMEOUT for plan in plans)
         self._started.update({plan.name: time.monotonic() for plan in plans})
         complaint = self._jobs("start", plans, timeout=limit + MARGIN)
         deadline = time.monotonic() + limit
-        judged = self._with(plans, Await)
         for plan in judged:
             # Whether it stays up is a part of what is waited for.
             self.outcomes[plan.name].done += [step for step in plan.steps if isinstance(step, Start)]
