@@ -27,11 +27,11 @@ def test_root() -> None:
 @pytest.mark.parametrize(
     ("environment", "state", "cache"),
     [
-        ({"HOME": "/home/u"}, "/home/u/.local/state", "/home/u/.cache"),
-        ({"HOME": "/home/u", "XDG_STATE_HOME": "/s", "XDG_CACHE_HOME": "/c"}, "/s", "/c"),
+        ({"HOME": "/users/u"}, "/users/u/.local/state", "/users/u/.cache"),
+        ({"HOME": "/users/u", "XDG_STATE_HOME": "/s", "XDG_CACHE_HOME": "/c"}, "/s", "/c"),
         ({"XDG_STATE_HOME": "/s", "XDG_CACHE_HOME": "/c"}, "/s", "/c"),
         # The specification: a relative path is to be ignored.
-        ({"HOME": "/home/u", "XDG_STATE_HOME": "s", "XDG_CACHE_HOME": ""}, "/home/u/.local/state", "/home/u/.cache"),
+        ({"HOME": "/users/u", "XDG_STATE_HOME": "s", "XDG_CACHE_HOME": ""}, "/users/u/.local/state", "/users/u/.cache"),
     ],
 )
 def test_a_user(environment: dict[str, str], state: str, cache: str) -> None:
@@ -53,7 +53,7 @@ def test_a_user_without_a_home(environment: dict[str, str]) -> None:
 
 def test_a_cache_that_nix_would_read_otherwise() -> None:
     with pytest.raises(FleetError) as caught:
-        places(uid=1000, environment={"HOME": "/home/u", "XDG_CACHE_HOME": "/a?b"})
+        places(uid=1000, environment={"HOME": "/users/u", "XDG_CACHE_HOME": "/a?b"})
     assert caught.value.text() == (
         "builder, XDG_CACHE_HOME: '/a?b/microvm-fleet/closures' has characters that Nix would read otherwise. Give a"
         " directory of letters, digits, and ./_+- only."

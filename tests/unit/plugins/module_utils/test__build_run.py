@@ -42,7 +42,7 @@ def builder(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
 
 def build(nix: FakeHost, *sources: Source, described: t.Sequence[Entry] = (), **options: t.Any) -> Built:
     given: dict[str, t.Any] = {"make": True, "check": False, "limits": Limits(lock=0), "uid": 0, **options}
-    environment = {"HOME": str(nix.root / "home/u")}
+    environment = {"HOME": str(nix.root / "u")}
     return _build_run.build(
         sources,
         described,
@@ -194,7 +194,7 @@ def test_guests_of_two_flakes_may_have_one_name(nix: FakeHost) -> None:
 def test_the_roots_of_a_user(nix: FakeHost) -> None:
     nix.offer(Spec("web1"), Spec("web2", behaviour="unbuildable"))
     build(nix, Source(FLAKE, ("web1", "web2")), uid=1000)
-    state = "home/u/.local/state/microvm-fleet/build/roots"
+    state = "u/.local/state/microvm-fleet/build/roots"
     assert links(nix, state) == {"web1": Spec("web1").path}
     assert links(nix) == {}
     assert nix.count("--add-root", "--indirect") == 1
