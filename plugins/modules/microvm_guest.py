@@ -545,6 +545,11 @@ reverted:
     to: {number: 2, runner: /nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-web1}
     healthy: true
     reason: "tcp 192.0.2.11:80 was not answered within 300 s"
+live:
+  description: Whether the guest was switched without a restart (done), and why not (why).
+  type: dict
+  returned: when O(switch=live) and there is a new runner for a guest that runs
+  sample: {done: false, why: "the kernel would be another"}
 killed:
   description: The guest did not end within its time and was killed.
   type: bool
@@ -695,7 +700,15 @@ guest:
       type: list
       elements: dict
       returned: always
-      sample: [{image: data.img, size: 1024, mount_point: /data, fs_type: ext4, read_only: false, auto_create: true}]
+      sample:
+        - image: data.img
+          size: 1024
+          mount_point: /data
+          fs_type: ext4
+          read_only: false
+          auto_create: true
+          label: data
+          mkfs_extra_args: []
     vsock_cid:
       description: Context identifier of the guest for vsock.
       type: int

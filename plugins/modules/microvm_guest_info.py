@@ -180,7 +180,15 @@ guests:
       type: list
       elements: dict
       returned: always
-      sample: [{image: data.img, size: 1024, mount_point: /data, fs_type: ext4, read_only: false, auto_create: true}]
+      sample:
+        - image: data.img
+          size: 1024
+          mount_point: /data
+          fs_type: ext4
+          read_only: false
+          auto_create: true
+          label: data
+          mkfs_extra_args: []
     vsock_cid:
       description: Context identifier of the guest for vsock.
       type: int
