@@ -365,7 +365,7 @@ def _guest(
     )
 
 
-_SET: t.Final = ("LoadCredential=", "TimeoutStartSec=", "TimeoutStopSec=")
+_SET: t.Final = ("LoadCredential=", "TimeoutStartSec=", "TimeoutStopSec=", "Type=notify")
 
 
 def _drop_in(path: str, *, nixos: bool) -> str | None:

@@ -228,6 +228,7 @@ def plan(wish: GuestWish, guest: Guest, target: Target | None) -> GuestPlan:
             _refuse(wish, guest)
         if target is not None:
             _fit(wish, target)
+        _hear(wish, target.runner if target is not None else guest.runner)
     except FleetError as error:
         return GuestPlan(wish, guest, error=error, target=target)
     return GuestPlan(wish, guest, steps=steps, target=target, revert=revert)
@@ -292,6 +293,23 @@ def _fit(wish: GuestWish, target: Target) -> None:
                 field=f"interfaces[{position}].mac",
                 hint="Let both name the same.",
             )
+
+
+def _hear(wish: GuestWish, runner: Runner | None) -> None:
+    """Raise when a guest is to say that it is ready, and its hypervisor does not pass that on.
+
+    Of microvm.nix, that of cloud-hypervisor does, through a vsock (lib/runners/cloud-hypervisor.nix).
+    """
+    if not wish.health.notifies or wish.state == "absent" or runner is None or runner.missing:
+        return
+    if runner.hypervisor != "cloud-hypervisor" or runner.vsock_cid is None:
+        why = "without a vsock CID" if runner.hypervisor == "cloud-hypervisor" else "which does not pass it on"
+        raise InvalidWish(
+            f"a probe of kind notify, and the guest runs under {runner.hypervisor}, {why}.",
+            subject=wish.subject,
+            field="health",
+            hint="Ask it by tcp, http or ssh, or use cloud-hypervisor with a vsock CID.",
+        )
 
 
 def _absent(wish: GuestWish, guest: Guest) -> t.Iterator[Step]:
@@ -540,6 +558,8 @@ def _loads(name: str, credentials: t.Mapping[str, tuple[str, ...]] | None, unit:
 
 
 _SETTING = re.compile(r"^(TimeoutStartSec|TimeoutStopSec)=(\d+)$", re.MULTILINE)
+# The unit is active when the guest has said that it is ready, through its hypervisor (systemd.service(5), Type=).
+_NOTIFY: t.Final = "Type=notify"
 _LOADED = re.compile(r"^LoadCredential=([^:\n]+):(.+)$", re.MULTILINE)
 
 
@@ -549,13 +569,17 @@ def settings(wish: GuestWish, before: str | None, loads: t.Mapping[str, str] | N
     *loads* are the files of credentials by their names.  What nobody speaks of stays as *before*.
     """
     wished = {"TimeoutStartSec": wish.start_timeout, "TimeoutStopSec": wish.stop_timeout}
-    if all(value is None for value in wished.values()) and loads is None:
+    notifies = wish.health.notifies if wish.health.asked else _NOTIFY in (before or "").splitlines()
+    unsaid = all(value is None for value in wished.values()) and loads is None
+    if unsaid and notifies is (_NOTIFY in (before or "").splitlines()):
         return None
     values = {key: int(value) for key, value in _SETTING.findall(before or "")}
     values.update({key: value for key, value in wished.items() if value is not None})
     files = dict(_LOADED.findall(before or "")) if loads is None else loads
     lines = [f"LoadCredential={name}:{files[name]}" for name in sorted(files)]
     lines += [f"{key}={values[key]}" for key in sorted(values)]
+    if notifies:
+        lines.append(_NOTIFY)
     return "".join(f"{line}\n" for line in ("[Service]", *lines)) if lines else ""
 
 

@@ -124,6 +124,11 @@ class Health:
     progress_deadline: int = 600
     asked: bool = False
 
+    @property
+    def notifies(self) -> bool:
+        """Whether the guest is to say that it is ready."""
+        return any(probe.kind == "notify" for probe in self.probes)
+
 
 def place(address: str, port: int) -> str:
     """Address and port in one word."""

@@ -49,8 +49,10 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     Write,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish, InterfaceWish
+from ansible_collections.microvm.fleet.plugins.module_utils._health_wish import Health, Probe
 from ansible_collections.microvm.fleet.plugins.module_utils._systemd import Unit
 
+NOTIFY = Health((Probe("notify"),), asked=True)
 FLAKE = "/srv/infra"
 NAME = "web1"
 UP = Unit(active_state="active", sub_state="running")
@@ -701,10 +703,40 @@ def test_a_flake_that_has_not_changed(guest: Guest, flake: str, identity: str, v
         (wish(stop_timeout=2), "[Service]\nTimeoutStopSec=1\n", "[Service]\nTimeoutStopSec=2\n"),
         (wish(stop_timeout=2), "", "[Service]\nTimeoutStopSec=2\n"),
         (wish(stop_timeout=2), "[Service]\nTimeoutStopSec=1min\nNice=5\n", "[Service]\nTimeoutStopSec=2\n"),
+        (wish(health=NOTIFY), None, "[Service]\nType=notify\n"),
+        (wish(health=NOTIFY), "[Service]\nType=notify\n", None),
+        (wish(health=NOTIFY), "[Service]\nTimeoutStopSec=1\n", "[Service]\nTimeoutStopSec=1\nType=notify\n"),
+        # Nobody speaks of it, and somebody says otherwise.
+        (wish(), "[Service]\nType=notify\n", None),
+        (wish(stop_timeout=2), "[Service]\nType=notify\n", "[Service]\nTimeoutStopSec=2\nType=notify\n"),
+        (wish(health=Health(asked=True)), "[Service]\nType=notify\n", ""),
+        (wish(health=Health(asked=True)), None, None),
     ],
 )
 def test_settings(wished: GuestWish, before: str | None, after: str | None) -> None:
     assert planner.settings(wished, before) == after
+
+
+@pytest.mark.parametrize(
+    ("hypervisor", "cid", "said"),
+    [
+        ("cloud-hypervisor", 7, None),
+        ("cloud-hypervisor", None, "the guest runs under cloud-hypervisor, without a vsock CID."),
+        ("qemu", 7, "the guest runs under qemu, which does not pass it on."),
+    ],
+)
+def test_a_guest_that_is_to_say_that_it_is_ready(hypervisor: str, cid: int | None, said: str | None) -> None:
+    new = target(2)
+    new = dataclasses.replace(new, runner=dataclasses.replace(new.runner, hypervisor=hypervisor, vsock_cid=cid))
+    for guest, told in ((OURS, new), (change(OURS, runner=new.runner), None)):
+        plan = planner.plan(wish(health=NOTIFY, update="activate" if told else "never"), guest, told)
+        if said is None:
+            assert plan.error is None
+        else:
+            assert plan.error is not None
+            assert plan.steps == ()
+            assert said in plan.error.text()
+            assert plan.error.field == "health"
 
 
 # Conflicts
