@@ -16,6 +16,17 @@ COUNT = 100
 REFERENCE = f"{PLACE}/flake"
 LOOP = f"{PLACE}/loop"
 PEER_LOOP = "nix build, a guest at a time"
+# The guest that goes back and forth; nobody waits to see whether it stays healthy, for that is no work.
+BACK = "back"
+QUICK = {"min_healthy_time": 0}
+UNIT = f"microvm@{BACK}.service"
+# Ends when the guest has said in this start that it is up.
+UP = f"""set -eu
+start=$(systemctl show --property InvocationID --value {UNIT})
+timeout 120 sh -c "until journalctl --quiet _SYSTEMD_INVOCATION_ID=$start | grep -q 'is up, boot'; do sleep 0.1; done"
+"""
+# When the guest was asked to end, and when it had: microseconds, a line each.
+STOPPED = f"systemctl show --property ActiveExitTimestampMonotonic,InactiveEnterTimestampMonotonic --value {UNIT}"
 
 
 def names(count: int) -> list[str]:
@@ -76,7 +87,7 @@ class Bench:
         for count in self.sizes:
             if count != COUNT:
                 self.make(count)
-        return [*figures, *self.converge(), *self.against_loop()]
+        return [*figures, *self.converge(), *self.against_loop(), *self.back()]
 
     def creation(self) -> list[Figure]:
         """Creating guests: from nothing, and with their runners in the store already."""
@@ -109,6 +120,47 @@ class Bench:
         self.sections.append((f"{COUNT} guests, nothing to do", self.host.sections(self.payload(COUNT))))
         name = f"nothing to do for {COUNT}, the module itself"
         return [Figure(name, taken.ours, PEER_LOOP, taken.theirs, faster=10, limit=1.0)]
+
+    def back(self) -> list[Figure]:
+        """Going back and forth between two generations: a guest that is off, and one that runs."""
+        say("making a guest with two generations")
+        self.host.inside("use", BACK)
+        reference = f"{PLACE}/back-flake"
+        self.host.shell(f"rm -rf {reference} && cp -r {REFERENCE} {reference}")
+        self._kept("remove", name=BACK, state="absent", purge=True)
+        for version in ("1", "2"):
+            text = json.dumps({"defaults": {"address": "none"}, "guests": {BACK: {"version": version}}})
+            self.host.put("back-flake/guests.json", text)
+            self._kept("make", name=BACK, flake=reference, update="activate")
+        ends = [self._kept(f"generation-{number}", name=BACK, generation=number, **QUICK) for number in ("1", "2")]
+        off, runs = Taken(), Taken()
+        for number in range(1, self.runs + 1):
+            say(f"back to a generation, round {number} of {self.runs}")
+            off.ours.append(self.host.seconds("python3", ends[number % 2]))
+            # Without the old revision of its flake at hand, the least is to ask for what is built already.
+            off.theirs.append(self.host.seconds(f"{PLACE}/loop.sh", reference, LOOP, BACK))
+        self._kept("start", name=BACK, state="started")
+        for number in range(1, self.runs + 1):
+            say(f"back to a generation while the guest runs, round {number} of {self.runs}")
+            # One that is stopped while it boots first boots to its end.
+            self.host.shell(UP)
+            whole = self.host.seconds("python3", ends[number % 2])
+            began, ended = map(int, self.host.shell(STOPPED).split())
+            runs.ours.append(whole - (ended - began) / 1e6)
+        self._kept("remove", name=BACK, state="absent", purge=True)
+        return [
+            Figure("back to a kept generation, guest off", off.ours, "nix build of one guest", off.theirs, limit=1.0),
+            Figure("the same, guest on, without its own stop", runs.ours, limit=1.0),
+        ]
+
+    def _kept(self, what: str, **guest: object) -> str:
+        """Have the module run for one *guest*; give the path of its payload on the host, kept as *what*."""
+        self.host.shell("rm -rf /root/.ansible/tmp")
+        variables = self.controller.variables(f"back-{what}", {"guests": [guest]})
+        self.controller.playbook("one", "--extra-vars", variables, keep=True)
+        path = f"{PLACE}/back/{what}.py"
+        self.host.shell(f"mkdir -p {PLACE}/back && mv /root/.ansible/tmp/*/AnsiballZ_microvm_guests.py {path}")
+        return path
 
     def converge(self) -> list[Figure]:
         """A run that finds nothing to do, over SSH, beside a ping."""

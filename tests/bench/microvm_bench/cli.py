@@ -13,8 +13,11 @@ import time
 from pathlib import Path
 
 from .cases import SIZES, Bench
-from .figures import breakdown, table
+from .figures import Figure, breakdown, table
+from .fleet import Fleet
 from .host import BenchError, Controller, Host, say
+
+PARTS = ("creation", "own", "converge", "against_loop", "back")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     main.add_argument("--runs", type=int, default=5, help="rounds of each measurement (default: %(default)s)")
     main.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of guests, 100 among them")
     main.add_argument("--keep", action="store_true", help="leave the lab up")
-    main.add_argument("--only", choices=("creation", "own", "converge", "against_loop"), help="one part, on a kept lab")
+    main.add_argument("--only", choices=(*PARTS, "fleet"), help="one part, on a kept lab")
     return main
 
 
@@ -35,12 +38,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure; the exit status says whether every target was met."""
     options = parser().parse_args(arguments)
     host = Host(options.lab)
+    fleet = Fleet(f"{options.lab}-fleet", options.work / "fleet", options.collections, options.runs)
     started = time.monotonic()
+    figures: list[Figure] = []
+    sections: list[tuple[str, list[tuple[str, float]]]] = []
     try:
-        host.up()
-        controller = Controller(host, options.work, options.collections)
-        bench = Bench(host, controller, options.runs, tuple(options.sizes))
-        figures = getattr(bench, options.only)() if options.only else bench.all()
+        if options.only != "fleet":
+            host.up()
+            controller = Controller(host, options.work, options.collections)
+            bench = Bench(host, controller, options.runs, tuple(options.sizes), sections)
+            figures += getattr(bench, options.only)() if options.only else bench.all()
+            if not options.keep:
+                host.down()
+        if options.only in (None, "fleet"):
+            figures += fleet.all()
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -50,11 +61,12 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         if not options.keep:
             host.down()
+            fleet.down()
     options.report.parent.mkdir(parents=True, exist_ok=True)
     rows = [figure.as_dict() for figure in figures]
     options.report.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    for name, sections in bench.sections:
-        print(breakdown(name, sections), end="\n\n")
+    for name, parts in sections:
+        print(breakdown(name, parts), end="\n\n")
     print(table(figures))
     load = " ".join(f"{each:.1f}" for each in os.getloadavg())
     say(f"{time.monotonic() - started:.0f} s in all; load of the machine {load} on {os.cpu_count()} cores")

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 class Figure:
     """Seconds of the collection, and of a peer that was run in turns with it, one of each a round.
 
-    With *most*, the collection may take so many times what the peer takes; with *faster*, it has to be so many times
-    as fast; with *limit*, it may take so many seconds, peer or not.
+    With *unit* empty they are numbers of something, and no seconds.  With *most*, the collection may take so many times
+    what the peer takes; with *faster*, it has to be so many times as fast; with *limit*, it may take so many seconds,
+    peer or not.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Figure:
     most: float | None = None
     faster: float | None = None
     limit: float | None = None
+    unit: str = "s"
 
     @property
     def value(self) -> float:
@@ -56,7 +58,7 @@ class Figure:
             return f"<= {self.most:g}x"
         if self.faster is not None:
             return f">= {self.faster:g}x faster"
-        return "" if self.limit is None else f"<= {self.limit:g} s"
+        return "" if self.limit is None else f"<= {self.limit:g} {self.unit}".rstrip()
 
     @property
     def ok(self) -> bool:
@@ -70,11 +72,11 @@ class Figure:
         return self.faster is None or self.ratio >= self.faster
 
     def as_dict(self) -> dict[str, object]:
-        """For the report: times in seconds."""
+        """For the report."""
         return {
             "name": self.name,
             "value": round(self.value, 4),
-            "unit": "s",
+            "unit": self.unit,
             "target": self.target,
             "peer": self.peer,
             "peer_value": None if self.peer_value is None else round(self.peer_value, 4),
@@ -100,7 +102,7 @@ def table(figures: Iterable[Figure]) -> str:
 def _row(figure: Figure) -> tuple[str, ...]:
     return (
         figure.name,
-        f"{figure.value:.2f} s",
+        f"{figure.value:.2f} s" if figure.unit else f"{figure.value:g}",
         spread(figure.seconds),
         str(len(figure.seconds)),
         figure.peer or "-",

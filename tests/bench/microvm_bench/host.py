@@ -64,18 +64,19 @@ def must(
 
 @dataclass(frozen=True)
 class Host:
-    """The first host of lab *lab*."""
+    """Host *number* of lab *lab*, from 1."""
 
     lab: str
+    number: int = 1
 
     @property
     def name(self) -> str:
         """As the inventory has it."""
-        return f"{self.lab}-1"
+        return f"{self.lab}-{self.number}"
 
     def up(self) -> None:
-        """Make the lab, and put there what measures and what is measured."""
-        must([*TESTBED, "up", "--lab", self.lab])
+        """Make the lab with as many hosts as that, and put there what measures and what is measured."""
+        must([*TESTBED, "up", "--lab", self.lab, "--hosts", str(self.number)])
         for source, target in ((HERE / "remote", PLACE), (FLAKE, f"{PLACE}/flake")):
             archive = must_bytes(["tar", "--directory", source, "--exclude", "./guests.json", "--create", "."])
             self.shell(f"mkdir -p {target} && tar --directory {target} --extract --no-same-owner", stdin=archive)
