@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import grp
 import os
 import pwd
@@ -24,7 +23,7 @@ import stat
 import time
 import typing as t
 
-from ansible_collections.microvm.fleet.plugins.module_utils import _files, _systemd
+from ansible_collections.microvm.fleet.plugins.module_utils import _clone, _files, _systemd
 from ansible_collections.microvm.fleet.plugins.module_utils._backup import image_faults
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish, explaining
@@ -36,8 +35,6 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import G
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 from ansible_collections.microvm.fleet.plugins.module_utils._stream_end import EndError, open_below
 
-# ioctl_ficlone(2): share the blocks of one file with another, which btrfs and xfs can.
-FICLONE: t.Final = 0x40049409
 # The user of the hypervisors, which runners have built in (nixos-modules/microvm/interfaces.nix).
 USER: t.Final = "microvm"
 QUIESCE: t.Final = ("auto", "snapshot", "stop")
@@ -84,7 +81,7 @@ class BackupRun:
         """What there is to back up, and how it would be done.  Changes nothing.  Raises FleetError."""
         guest = self._existing()
         images, absent = self._images(guest)
-        clones = self._can_clone()
+        clones = _clone.possible(self.paths.guests)
         if quiesce == "snapshot" and not clones:
             raise InvalidWish(
                 f"the filesystem of {self.paths.guests} cannot clone files.",
@@ -151,21 +148,6 @@ class BackupRun:
         finally:
             os.close(handle)
 
-    def _can_clone(self) -> bool:
-        """Whether files of the state root can share blocks: tried with two that have no name (open(2), O_TMPFILE)."""
-        handles: list[int] = []
-        try:
-            handles += [os.open(self.paths.guests, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600) for _count in "ab"]
-            os.pwrite(handles[0], b"x", 0)
-            fcntl.ioctl(handles[1], FICLONE, handles[0])
-        except OSError:
-            return False
-        else:
-            return True
-        finally:
-            for handle in handles:
-                os.close(handle)
-
     @explaining()
     def begin(self, quiesce: str) -> dict[str, t.Any]:
         """Have the volumes still: clone them while the guest is down, or leave it down.  Raises FleetError.
@@ -180,42 +162,22 @@ class BackupRun:
                 killed = self._carry_out(Mark(self.name), Stop(self.name)).killed
             if said["snapshot"]:
                 try:
-                    self._clone([each["image"] for each in said["images"]])
-                except OSError:
-                    self._remove_clones()
+                    _clone.clone(said["directory"], self.clones, [each["image"] for each in said["images"]])
+                except (OSError, EndError) as error:
+                    _clone.remove(self.clones)
+                    if isinstance(error, EndError):
+                        raise FleetError(error.seen, subject=self.subject, field="name", hint=error.hint) from error
                     raise
                 finally:
                     self._carry_out(Start(self.name))
                 said["directory"] = self.clones
         return {**said, "killed": killed}
 
-    def _clone(self, images: t.Sequence[str]) -> None:
-        self._remove_clones()
-        os.makedirs(self.clones, mode=0o700)
-        os.chmod(os.path.dirname(self.clones), 0o700)
-        with self._directory(self.paths.guest(self.name)) as directory:
-            for image in images:
-                path = os.path.join(self.clones, image)
-                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-                source = open_below(directory, image)
-                try:
-                    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                    try:
-                        fcntl.ioctl(target, FICLONE, source)
-                    finally:
-                        os.close(target)
-                finally:
-                    os.close(source)
-
-    def _remove_clones(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.clones)
-
     @explaining()
     def end(self, *, start: bool) -> dict[str, t.Any]:
         """After the stream: no clones, and with *start* the guest is up again.  Raises FleetError."""
         with self._lock():
-            self._remove_clones()
+            _clone.remove(self.clones)
             if start and not self._existing().unit.active:
                 self._carry_out(Start(self.name))
         return {}

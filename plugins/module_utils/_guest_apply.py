@@ -65,6 +65,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     Switch,
     Undescribe,
     Unstage,
+    VolumeStep,
     Write,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._health_wish import Health
@@ -202,7 +203,8 @@ class Apply:
                     [
                         step
                         for step in _until(plan)
-                        if type(step) in self._ACTIONS and not isinstance(step, (Stage, Live))
+                        if (type(step) in self._ACTIONS or isinstance(step, VolumeStep))
+                        and not isinstance(step, (Stage, Live))
                     ],
                 )
                 for plan in plans
@@ -314,7 +316,7 @@ class Apply:
         step = steps[0]
         try:
             for step in steps:
-                parts = self._ACTIONS[type(step)](self, plan, step, unflushed)
+                parts = self._action(step)(self, plan, step, unflushed)
                 if parts is not None:
                     yield from parts
                 if not isinstance(step, Stage):
@@ -323,6 +325,17 @@ class Apply:
                 yield
         except OSError as error:
             outcome.error = _broken(plan, step, error)
+        except FleetError as error:
+            outcome.error = error
+
+    def _action(self, step: Step) -> t.Callable[..., Parts | None]:
+        """What does *step*."""
+        if isinstance(step, VolumeStep):
+            # Loaded for those who need it only.
+            from ansible_collections.microvm.fleet.plugins.module_utils import _volume_apply  # noqa: PLC0415
+
+            return _volume_apply.ACTIONS[type(step)]
+        return self._ACTIONS[type(step)]
 
     # Files.  A step that is a generator stops where what it did has to be on the disk before it goes on.
 

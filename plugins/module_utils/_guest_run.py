@@ -24,7 +24,13 @@ from ansible_collections.microvm.fleet.plugins.module_utils._errors import Fleet
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_held import held
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest, Host, describe, observe
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import GuestPlan, Outcome, Target
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import Describe, Live
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import (
+    Describe,
+    Live,
+    Remove,
+    Start,
+    Switch,
+)
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
     GuestWish,
     Limits,
@@ -154,12 +160,13 @@ def converge(
     leftovers = [entry for entry in host.leftovers if names is None or _left_by(entry) in names]
     if check:
         plans = _live(paths, commands, plans)
+    plans = _volumes(paths, commands, plans)
     if check or not (leftovers or any(plan.steps for plan in plans)):
         _report(result, host, host, plans, {}, check=check)
     else:
         with _locks(paths, plans, leftovers, limits, exclusive=prune and all_guests):
             host = observe(paths, commands)
-            plans = _plans(wishes, host, sources, prune=prune)
+            plans = _volumes(paths, commands, _plans(wishes, host, sources, prune=prune))
             # Loaded for runs that change something only.
             from ansible_collections.microvm.fleet.plugins.module_utils._guest_apply import (  # noqa: PLC0415
                 Apply,
@@ -266,6 +273,7 @@ def _apply(
     work.prepare(planned)
     # A runner that was only a path says what it is once it is on the host: the rest is planned with that.
     known = _live(paths, work.commands, [_with_runner(paths, plan) for plan in planned])
+    known = _volumes(paths, work.commands, known)
     for plan in planner.conflicts(known, host):
         if plan.error is not None:
             work.outcomes[plan.name].error = work.outcomes[plan.name].error or plan.error
@@ -295,6 +303,16 @@ def _live(paths: Paths, commands: Commands, plans: t.Sequence[GuestPlan]) -> tup
     from ansible_collections.microvm.fleet.plugins.module_utils import _guest_live  # noqa: PLC0415
 
     return _guest_live.decide(paths, commands, plans)
+
+
+def _volumes(paths: Paths, commands: Commands, plans: t.Sequence[GuestPlan]) -> tuple[GuestPlan, ...]:
+    """The plans, with the steps of the volumes of guests that start, get another runner, or go."""
+    if not any(isinstance(step, (Start, Switch, Remove)) for plan in plans for step in plan.steps):
+        return tuple(plans)
+    # Loaded for such runs only.
+    from ansible_collections.microvm.fleet.plugins.module_utils import _volume_apply  # noqa: PLC0415
+
+    return _volume_apply.add(plans, paths, commands)
 
 
 def _with_runner(paths: Paths, plan: GuestPlan) -> GuestPlan:

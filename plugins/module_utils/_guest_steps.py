@@ -281,6 +281,11 @@ class Discard(Step):
 
 
 @dataclass(frozen=True)
+class VolumeStep(Step):
+    """A step about the volumes of the guest: see `_volume_plan`."""
+
+
+@dataclass(frozen=True)
 class Remove(Step):
     """Take away the state directory, roots and record; volumes are moved aside unless *purge*."""
 

@@ -158,6 +158,9 @@ class FakeHost(Answers):
         # Guests for which enabling fails, and what systemctl says then.
         self.broken_units: set[str] = set()
         self.substitutes: set[str] = set()
+        # Programs for filesystems that it has, and those of them that fail.
+        self.programs: set[str] = set()
+        self.broken_programs: set[str] = set()
         # Copies of the static flake in the store, by path: what guests.json says there.  Guests that do otherwise than
         # `Spec` has it by default, by name.
         self.copies: dict[str, dict[str, t.Any]] = {}
@@ -351,7 +354,7 @@ class FakeHost(Answers):
                 elif path.is_dir():
                     answer[place] = "directory"
                 else:
-                    answer[place] = path.read_text(encoding="utf-8")
+                    answer[place] = path.read_text(encoding="utf-8", errors="replace")
         answer.update({f"unit {name}": unit.active for name, unit in self.units.items()})
         return answer
 
@@ -360,6 +363,12 @@ class FakeHost(Answers):
         return [place for place in self.tree() if TEMPORARY in place]
 
     # What the tools do
+
+    def find(self, name: str) -> str | None:
+        """Programs for filesystems are there only where a test says so."""
+        if name == "setpriv" or name.startswith("mkfs.") or name in ("e2fsck", "resize2fs"):
+            return f"/usr/sbin/{name}" if name in self.programs else None
+        return super().find(name)
 
     def answer(self, argv: tuple[str, ...]) -> tuple[int, str, str]:
         self.before(argv)
@@ -377,9 +386,25 @@ class FakeHost(Answers):
             return self._store(argv)
         if argv[0] == "systemctl":
             return self._systemctl(argv)
+        if argv[0] in ("setpriv", "chattr"):
+            return self._filesystem([word for word in argv[1:] if not word.startswith("--")])
         assert argv[0] == "journalctl", argv
         name = argv[2][len("microvm@") : -len(".service")]
         return 0, f"Started microvm@{name}.service.\n\nqemu-system-x86_64: cannot run\n", ""
+
+    def _filesystem(self, words: list[str]) -> tuple[int, str, str]:
+        """What mkfs, e2fsck and resize2fs do, as far as a superblock's mark tells."""
+        if words[0] in self.broken_programs:
+            return 8, "", f"{words[0]}: Input/output error"
+        if words[0].startswith("mkfs.ext"):
+            with open(words[-1], "r+b") as image:
+                image.seek(1024 + 56)
+                image.write(b"\x53\xef")
+        elif words[0] == "resize2fs":
+            with open(words[-1], "r+b") as image:
+                image.seek(1024)
+                image.write(os.path.getsize(words[-1]).to_bytes(8, "little"))
+        return 0, "", ""
 
     def _metadata(self, reference: str) -> tuple[int, str, str]:
         if reference.startswith(f"path:{self.root}"):

@@ -19,7 +19,7 @@ import yaml
 
 from ansible_collections.microvm.fleet.plugins.action import microvm_backup as backup_action
 from ansible_collections.microvm.fleet.plugins.action import microvm_restore as restore_action
-from ansible_collections.microvm.fleet.plugins.module_utils import _backup_run, _files
+from ansible_collections.microvm.fleet.plugins.module_utils import _clone, _files
 from ansible_collections.microvm.fleet.plugins.module_utils._backup_run import BackupRun
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import Busy, FleetError, InvalidWish
 from ansible_collections.microvm.fleet.plugins.modules import microvm_backup, microvm_restore
@@ -40,7 +40,7 @@ def clones(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
 
     def ioctl(target: int, request: int, source: int) -> int:
-        assert request == _backup_run.FICLONE
+        assert request == _clone.FICLONE
         os.pwrite(target, os.pread(source, 1 << 20, 0), 0)
         made.append(os.readlink(f"/proc/self/fd/{target}"))
         return 0

@@ -1,0 +1,188 @@
+# Copyright: (c) 2026, microvm.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Tables of volumes: wished and seen, and the steps or the words that follow."""
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+
+from ansible_collections.microvm.fleet.plugins.module_utils._contract import Volume
+from ansible_collections.microvm.fleet.plugins.module_utils._errors import InvalidWish
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_judge import Place, Revert
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import GuestPlan
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import (
+    Create,
+    Remove,
+    Start,
+    Step,
+    Stop,
+    Switch,
+)
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish
+from ansible_collections.microvm.fleet.plugins.module_utils._volume_observe import Seen
+from ansible_collections.microvm.fleet.plugins.module_utils._volume_plan import (
+    GrowVolume,
+    MakeVolume,
+    RestoreSnapshot,
+    Snapshot,
+    concerned,
+    plan_volumes,
+    removed,
+    with_volumes,
+)
+
+MIB = 1 << 20
+
+
+def volume(**options: t.Any) -> Volume:
+    return Volume(**{"image": "data.img", "size": 16, "fs_type": "ext4", "mount_point": "/data", **options})
+
+
+def seen(size: int = 16, content: str | None = "ext", **options: t.Any) -> Seen:
+    return Seen(exists=True, size=size * MIB, content=content, **options)
+
+
+def steps(wished: Volume, there: Seen | None, **options: t.Any) -> list[str]:
+    found = {} if there is None else {wished.image: there}
+    return [step.words() for step in plan_volumes("db1", (wished,), found, **options)]
+
+
+@pytest.mark.parametrize(
+    ("wished", "there", "words"),
+    [
+        (volume(), None, ["db1: make the volume data.img (16 MiB, ext4)"]),
+        (volume(fs_type="xfs"), None, []),
+        (volume(fs_type=None), None, []),
+        (volume(size=None), None, []),
+        (volume(auto_create=False), None, []),
+        (volume(image="/dev/vg/x"), None, []),
+        (volume(), seen(), []),
+        (volume(), seen(content=None), ["db1: make again the volume data.img (16 MiB, ext4)"]),
+        (volume(), seen(0, None), ["db1: make again the volume data.img (16 MiB, ext4)"]),
+        (volume(), seen(regular=False, content=None), []),
+        (volume(size=32), seen(), ["db1: grow the volume data.img from 16 to 32 MiB"]),
+        (
+            volume(size=32, fs_type="xfs"),
+            seen(content="xfs"),
+            ["db1: grow the volume data.img from 16 to 32 MiB; run xfs_growfs /data in the guest"],
+        ),
+        (
+            volume(size=32, fs_type="btrfs", mount_point=None),
+            seen(content="btrfs"),
+            ["db1: grow the volume data.img from 16 to 32 MiB; run btrfs filesystem resize max in the guest"],
+        ),
+        (
+            volume(size=32, fs_type="vfat"),
+            seen(content="data"),
+            ["db1: grow the volume data.img from 16 to 32 MiB; run what grows its filesystem /data in the guest"],
+        ),
+        # Made longer by hand, and wished as it always was.
+        (volume(), seen(32), []),
+        # What is in a volume that the guest does not mount is its own matter.
+        (volume(mount_point=None), seen(content="LUKS"), []),
+        (volume(mount_point=None), seen(content="data"), []),
+        (
+            volume(mount_point=None, size=32),
+            seen(content="LUKS"),
+            ["db1: grow the volume data.img from 16 to 32 MiB; run resize2fs, on the device of in the guest"],
+        ),
+    ],
+)
+def test_what_is_done(wished: Volume, there: Seen | None, words: list[str]) -> None:
+    assert steps(wished, there, before={"data.img": 16}) == words
+
+
+def test_what_an_earlier_run_has_begun_is_finished() -> None:
+    assert steps(volume(), seen(), growing={"data.img"}) == ["db1: grow the volume data.img from 16 to 16 MiB"]
+
+
+def test_a_host_that_cannot_grow_filesystems_says_what_to_run() -> None:
+    (step,) = plan_volumes("db1", (volume(size=32),), {"data.img": seen()}, resizes=False)
+    assert isinstance(step, GrowVolume)
+    assert step.resize is False
+    assert step.words().endswith("; run resize2fs, on the device of /data in the guest")
+
+
+def test_a_host_without_the_program_leaves_it_to_the_runner() -> None:
+    assert steps(volume(), None, makers=frozenset()) == []
+    assert steps(volume(fs_type="xfs"), None, makers=frozenset(("xfs",))) != []
+
+
+@pytest.mark.parametrize(
+    ("wished", "there", "words"),
+    [
+        (volume(size=8), seen(), "data.img has 16 MiB, and 8 are wished: volumes are never made smaller"),
+        (volume(size=8, fs_type="xfs"), seen(content="xfs"), "volumes are never made smaller"),
+        (volume(), seen(content="data"), "is to have ext4, and has data without a superblock"),
+        (volume(), seen(content="LUKS"), "is to have ext4, and has LUKS without a superblock"),
+        (volume(), seen(content="ext backup"), "has lost its superblock, and has a copy of it"),
+    ],
+)
+def test_what_is_refused(wished: Volume, there: Seen, words: str) -> None:
+    with pytest.raises(InvalidWish) as caught:
+        plan_volumes("db1", (wished,), {"data.img": there}, before={"data.img": 16})
+    assert words in caught.value.seen
+    assert (caught.value.subject, caught.value.field) == ("guest db1", "microvm.volumes")
+    assert caught.value.hint
+
+
+def plan(*planned: Step, revert: Revert | None = None, **wish: t.Any) -> GuestPlan:
+    return GuestPlan(GuestWish("db1", **wish), Guest("db1"), steps=planned, revert=revert)
+
+
+MAKE = MakeVolume("db1", volume())
+SWITCH = Switch("db1", "/nix/store/x", None)
+
+
+def kinds(planned: t.Iterable[Step]) -> list[str]:
+    return [type(step).__name__ for step in planned]
+
+
+def test_volumes_come_before_the_start() -> None:
+    changed = with_volumes(plan(Create("db1", "/nix/store/x", None), Start("db1")), [MAKE], [])
+    assert kinds(changed.steps) == ["Create", "MakeVolume", "Start"]
+    assert kinds(with_volumes(plan(SWITCH), [MAKE], []).steps) == ["Switch", "MakeVolume"]
+
+
+def test_a_snapshot_comes_after_the_stop_and_goes_back_with_a_revert() -> None:
+    back = Revert(
+        origin=Place("/nix/store/x", 1), back=Place("/nix/store/y", 0), steps=(Stop("db1"), SWITCH, Start("db1"))
+    )
+    updating = plan(Stop("db1"), SWITCH, Start("db1"), revert=back, snapshot_volumes=True, restore_volumes=True)
+    changed = with_volumes(updating, [], ["data.img"])
+    assert kinds(changed.steps) == ["Stop", "Snapshot", "Switch", "Start"]
+    assert changed.revert is not None
+    assert kinds(changed.revert.steps) == ["Stop", "RestoreSnapshot", "Switch", "Start"]
+    only = with_volumes(plan(Stop("db1"), SWITCH, Start("db1"), revert=back, snapshot_volumes=True), [], ["data.img"])
+    assert only.revert == back
+    off = with_volumes(plan(SWITCH, snapshot_volumes=True), [], ["data.img"])
+    assert kinds(off.steps) == ["Snapshot", "Switch"]
+    assert with_volumes(plan(Stop("db1"), Start("db1"), snapshot_volumes=True), [], ["a"]).steps == (
+        Stop("db1"),
+        Start("db1"),
+    )
+
+
+def test_whose_volumes_are_looked_at() -> None:
+    assert concerned(plan(Start("db1")))
+    assert concerned(plan(SWITCH))
+    assert not concerned(plan(Stop("db1")))
+    assert not concerned(plan(Start("db1"), MAKE))
+    assert removed(plan(Remove("db1", purge=False)))
+    assert not removed(plan(Start("db1")))
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (Snapshot("db1", ("a", "b")), "db1: keep a snapshot of a, b"),
+        (RestoreSnapshot("db1", ("a",)), "db1: put back a"),
+    ],
+)
+def test_words(step: Step, words: str) -> None:
+    assert step.words() == words
