@@ -13,6 +13,9 @@ import os
 import time
 import typing as t
 from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ansible_collections.microvm.fleet.plugins.module_utils import _drain_plan as planner
 from ansible_collections.microvm.fleet.plugins.module_utils import _files, _systemd
@@ -24,6 +27,13 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe impor
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import GuestPlan
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import Start, Step, Stop
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish
+from ansible_collections.microvm.fleet.plugins.module_utils._health_check import check as check_health
+from ansible_collections.microvm.fleet.plugins.module_utils._health_check import (
+    checks_spec,
+    described_addresses,
+    read_checks,
+)
+from ansible_collections.microvm.fleet.plugins.module_utils._health_wish import Health
 from ansible_collections.microvm.fleet.plugins.module_utils._holds import CONDITIONS, Drained, write_mark
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 
@@ -75,9 +85,36 @@ def read_wish(params: t.Mapping[str, t.Any]) -> DrainWish:
     return DrainWish(drained=params["state"] == "drained", reason=reason or None, protected=params["protected"])
 
 
+def read_healths(entries: t.Any, paths: Paths) -> dict[str, Health]:
+    """What healthy means of the guests of *entries*, which say more that does not matter here.
+
+    Without probes nothing is waited for.  Raises InvalidWish with what is wrong.
+    """
+    spec = checks_spec()["options"]
+    asked = [entry for entry in entries or () if isinstance(entry, dict) and entry.get("health")]
+    healths = {}
+    for entry in asked:
+        kept = {key: value for key, value in entry.items() if key in spec and value is not None}
+        checked = ArgumentSpecValidator(spec).validate(kept)
+        for message in checked.error_messages:
+            raise InvalidWish(f"{message}.", subject=f"guest {entry.get('name')}", field="health")
+        healths.update(read_checks([checked.validated_parameters], lambda: described_addresses(paths)))
+    return healths
+
+
 @explaining()
-def converge(wish: DrainWish, *, paths: Paths, commands: Commands, lock_timeout: float, check: bool) -> Result:
+def converge(
+    wish: DrainWish,
+    *,
+    paths: Paths,
+    commands: Commands,
+    lock_timeout: float,
+    check: bool,
+    healths: t.Mapping[str, Health] = MappingProxyType({}),
+) -> Result:
     """Drain the host, or bring it back, or (with *check*) say what would be done.
+
+    Guests of *healths* are waited for until they are healthy, before those that come after them are started.
 
     Raises FleetError when nothing could be done at all; what fails for one guest is in its result.
     """
@@ -89,9 +126,12 @@ def converge(wish: DrainWish, *, paths: Paths, commands: Commands, lock_timeout:
     with _files.lock(os.path.join(paths.locks, "host"), what="host", timeout=lock_timeout):
         host = observe(paths, commands)
         plan = _plan(wish, host, commands)
-        outcomes = _Work(paths, commands, lock_timeout).carry_out(plan, host)
+        work = _Work(paths, commands, lock_timeout, healths)
+        outcomes = work.carry_out(plan, host)
         after = observe(paths, commands, [])
-    return _report(host, plan, outcomes, after.drained)
+    result = _report(host, plan, outcomes, after.drained)
+    result.warnings += work.warnings
+    return result
 
 
 def _plan(wish: DrainWish, host: Host, commands: Commands) -> DrainPlan:
@@ -109,9 +149,11 @@ def holding(commands: Commands) -> bool:
 class _Work:
     """Carries a plan out, one group of guests after the other."""
 
-    def __init__(self, paths: Paths, commands: Commands, lock_timeout: float) -> None:
+    def __init__(self, paths: Paths, commands: Commands, lock_timeout: float, healths: t.Mapping[str, Health]) -> None:
         self.paths = paths
         self.commands = commands
+        self.healths = healths
+        self.warnings: list[str] = []
         # Nothing is built.
         self.apply = Apply(paths, commands, build_timeout=0, lock_timeout=lock_timeout)
 
@@ -154,10 +196,32 @@ class _Work:
             )
             plans.append(GuestPlan(wish, host.guest(name), steps=(step,)))
         self.apply.finish(plans)
-        return {
+        found: dict[str, dict[str, t.Any]] = {
             name: {"error": self.apply.outcomes[name].error, "killed": self.apply.outcomes[name].killed}
             for name in names
         }
+        if not drain:
+            self._judge(found)
+        return found
+
+    def _judge(self, found: dict[str, dict[str, t.Any]]) -> None:
+        """Wait for those that were started and that somebody says how to ask."""
+        up = {
+            name: self.healths[name]
+            for name, outcome in found.items()
+            if outcome["error"] is None and name in self.healths
+        }
+        if not up:
+            return
+        judged = check_health(up, paths=self.paths, commands=self.commands)
+        self.warnings += judged.warnings
+        for entry in judged.results:
+            if entry["failed"]:
+                found[entry["name"]]["error"] = FleetError(
+                    f"was started, and is not healthy: {entry['reason']}.",
+                    subject=f"guest {entry['name']}",
+                    field="health",
+                )
 
 
 def _report(

@@ -521,10 +521,21 @@ class _Work:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.paths.arriving(self.name))
             self._did("remove what was copied")
+        self._sweep()
         if self.guest.traces:
             self._remove(purge=not marked.ran)
         self._unwrite()
         self._did("expect it no more")
+
+    def _sweep(self) -> None:
+        """Remove what an end of a stream that was killed has left; one that still runs removes that itself."""
+        directory = os.path.dirname(self.paths.arriving(self.name))
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.listdir(directory):
+                of, _dot, process = entry[len(_files.TEMPORARY) :].rpartition(".")
+                if entry.startswith(_files.TEMPORARY) and of == self.name and not os.path.exists(f"/proc/{process}"):
+                    shutil.rmtree(os.path.join(directory, entry))
+                    self._did("remove what was being copied")
 
     # What they share
 

@@ -48,6 +48,15 @@ options:
       - Stop guests that are protected too. Otherwise nothing is done while one of them runs.
     type: bool
     default: false
+  guests:
+    description:
+      - Entries as M(microvm.fleet.microvm_health) takes them, which say of guests when they are healthy. Those of
+        M(microvm.fleet.microvm_guests) will do.
+      - With V(undrained), a guest whose entry has C(health) is waited for until it is healthy, before those that come
+        after it are started. Of other guests it is enough that they stay up for three seconds.
+    type: list
+    elements: dict
+    default: []
   lock_timeout:
     description:
       - Seconds to wait for other runs on this host.
@@ -69,6 +78,7 @@ EXAMPLES = r"""
 - name: Bring them back
   microvm.fleet.microvm_drain:
     state: undrained
+    guests: "{{ microvm_guests }}"
 """
 
 RETURN = r"""
@@ -145,7 +155,7 @@ results:
 import typing as t
 
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
-from ansible_collections.microvm.fleet.plugins.module_utils._drain_run import converge, read_wish
+from ansible_collections.microvm.fleet.plugins.module_utils._drain_run import converge, read_healths, read_wish
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.microvm.fleet.plugins.module_utils._module import FleetModule
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
@@ -160,14 +170,17 @@ def main() -> t.NoReturn:
             "state": {"type": "str", "choices": ["drained", "undrained"], "default": "drained"},
             "reason": {"type": "str"},
             "protected": {"type": "bool", "default": False},
+            "guests": {"type": "list", "elements": "dict", "default": []},
             "lock_timeout": {"type": "int", "default": 60},
         },
         supports_check_mode=True,
     )
+    paths = Paths()
     try:
         result = converge(
             read_wish(module.params),
-            paths=Paths(),
+            paths=paths,
+            healths=read_healths(module.params["guests"], paths),
             commands=Commands(),
             lock_timeout=module.params["lock_timeout"],
             check=module.check_mode,

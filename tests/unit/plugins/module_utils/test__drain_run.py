@@ -16,9 +16,11 @@ import pytest
 
 from ansible_collections.microvm.fleet.plugins.module_utils import _files, _systemd
 from ansible_collections.microvm.fleet.plugins.module_utils._drain_plan import DrainWish
-from ansible_collections.microvm.fleet.plugins.module_utils._drain_run import Result, converge
+from ansible_collections.microvm.fleet.plugins.module_utils._drain_run import Result, converge, read_healths
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import Busy, InvalidWish
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_apply import Apply
+from ansible_collections.microvm.fleet.plugins.module_utils._health_check import Result as Judgement
+from ansible_collections.microvm.fleet.plugins.module_utils._health_wish import Health
 from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FakeHost, Killer, Spec
 from ansible_collections.microvm.fleet.tests.unit.support.scenes import run, wish
 
@@ -168,6 +170,56 @@ def test_a_guest_that_does_not_start_is_tried_again(host: FakeHost) -> None:
     assert again.actions == ["db1: start (stop_order 90)", "be drained no more"]
     assert up(host) == ["db1", "web1", "web2"]
     assert again.drained is None
+
+
+def test_guests_are_waited_for_until_they_are_healthy(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    furnish(host)
+    go(host, DRAIN)
+    entries = [
+        {
+            "name": "db1",
+            "flake": "x",
+            "health": [{"kind": "tcp", "port": 5432}],
+            "interfaces": [{"addresses": ["10.0.0.2/24"]}],
+        },
+        {"name": "web1"},
+        {"name": "web9", "health": [{"kind": "active"}]},
+    ]
+    healths = read_healths(entries, host.paths)
+    assert sorted(healths) == ["db1", "web9"]
+    judged = []
+
+    def verdict(asked: dict[str, Health], **_options: t.Any) -> Judgement:
+        judged.append((sorted(asked), up(host)))
+        result = {"name": "db1", "healthy": False, "failed": True, "reason": "tcp port 5432: it refuses connections"}
+        return Judgement(results=[result], warnings=["its key has changed"])
+
+    monkeypatch.setattr("ansible_collections.microvm.fleet.plugins.module_utils._drain_run.check_health", verdict)
+    done = converge(BACK, paths=host.paths, commands=host, lock_timeout=0, check=False, healths=healths)
+    # It was asked before the others were started.
+    assert judged == [(["db1"], ["db1"])]
+    assert done.failures == [
+        "guest db1, health: was started, and is not healthy: tcp port 5432: it refuses connections."
+    ]
+    assert done.warnings == ["its key has changed"]
+    assert up(host) == ["db1", "web1", "web2"]
+    assert (done.drained or {})["returning"]
+    # It runs by now, so the next run is content.
+    assert go(host, BACK).actions == ["be drained no more"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"name": "a", "health": [{"kind": "tcp"}], "interfaces": [{"addresses": ["10.0.0.2"]}]}, "guest a, health"),
+        ({"name": "a", "health": [{"kind": "x"}]}, "guest a, health: value of kind must be one of"),
+        ({"health": [{"kind": "active"}]}, "guest None, health: missing required arguments: name"),
+    ],
+)
+def test_what_healthy_means_is_checked_first(host: FakeHost, entry: dict[str, t.Any], said: str) -> None:
+    with pytest.raises(InvalidWish) as caught:
+        read_healths([entry], host.paths)
+    assert said in caught.value.text()
 
 
 def test_the_engine_starts_nothing_on_a_drained_host(host: FakeHost) -> None:

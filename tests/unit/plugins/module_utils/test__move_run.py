@@ -41,11 +41,13 @@ class Pair:
         for which in HOSTS:
             (place / which).mkdir(parents=True)
             self.hosts[which] = FakeHost(place / which)
-        self.spec = Spec(NAME, volumes=(("data.img", 16), ("more.img", 8)))
+        # Of a size that nobody knows: there is nothing to make, and nothing to grow.
+        self.spec = Spec(NAME, volumes=(("data.img", None), ("more.img", None)))
         self.source.offer(self.spec)
         given = {"state": "started", "autostart": True, "labels": {"a": "b"}, "stop_timeout": 70, **wished}
         assert not scenes.run(self.source, [wish(**given)]).failures
-        self.source.guest(NAME, "data.img").write_text(DATA, encoding="utf-8")
+        for image in ("data.img", "more.img"):
+            self.source.guest(NAME, image).write_text(DATA, encoding="utf-8")
         self.source.calls.clear()
 
     @property
@@ -331,6 +333,18 @@ def test_what_it_wrote_while_it_was_tried_is_kept(pair: Pair) -> None:
     assert (kept / "data.img").read_text(encoding="utf-8") == "newer"
     assert pair.whole("source")
     assert pair.up() == ["source"]
+
+
+def test_what_a_stream_that_was_cut_has_left_goes(pair: Pair) -> None:
+    pair.do("target", "announce", carry=pair.views()["source"]["carry"])
+    arriving = Path(pair.target.paths.arriving(NAME)).parent
+    # Processes have numbers below 2^22 (proc_sys_kernel(5)).
+    left = [arriving / f".microvm-fleet.{NAME}.5000000", arriving / f".microvm-fleet.{NAME}.{os.getpid()}"]
+    for directory in left:
+        directory.mkdir(parents=True)
+        (directory / "data.img").touch()
+    assert "web1: remove what was being copied" in pair.do("target", "withdraw").actions
+    assert [directory.exists() for directory in left] == [False, True]
 
 
 def test_the_new_host_goes_away_while_it_is_copied_to(pair: Pair) -> None:
