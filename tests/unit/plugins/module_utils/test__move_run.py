@@ -29,7 +29,7 @@ from ansible_collections.microvm.fleet.tests.unit.support.scenes import wish
 HOSTS = {"source": "host1", "target": "host2"}
 NAME = "web1"
 MOVE = "4f3a2b1c"
-RECORD = {"flake": None, "locked": None, "facts": {}, "protect": False, "labels": {}}
+RECORD: dict[str, t.Any] = {"flake": None, "locked": None, "facts": {}, "protect": False, "labels": {}}
 DATA = "what the guest has written"
 
 
