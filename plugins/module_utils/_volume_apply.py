@@ -19,7 +19,7 @@ import os
 import pwd
 import typing as t
 
-from ansible_collections.microvm.fleet.plugins.module_utils import _clone, _files, _space
+from ansible_collections.microvm.fleet.plugins.module_utils import _clone, _files, _space, _systemd
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import CommandError, FleetError
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import GuestPlan
@@ -39,8 +39,10 @@ from ansible_collections.microvm.fleet.plugins.module_utils._volume_plan import 
     plan_volumes,
     removed,
     snapshot_asked,
+    used,
     volumes_of,
     with_volumes,
+    without_volumes,
 )
 
 # User and group of the hypervisors, which runners have built in (nixos-modules/microvm/interfaces.nix).
@@ -79,6 +81,9 @@ def add(plans: t.Sequence[GuestPlan], paths: Paths, commands: Commands) -> tuple
 
 
 def _add(plan: GuestPlan, paths: Paths, makers: frozenset[str], *, resizes: bool) -> GuestPlan:
+    if plan.error is None and used(plan):
+        # One that is switched live: it goes on writing.
+        return without_volumes(plan)
     if removed(plan):
         there = os.path.isdir(snapshots(paths, plan.name))
         return dataclasses.replace(plan, steps=(*plan.steps, DropSnapshot(plan.name))) if there else plan
@@ -154,6 +159,17 @@ def _as_user(commands: Commands, argv: t.Sequence[str], subject: str, *, good: t
         )
 
 
+def _require_down(apply: t.Any, plan: GuestPlan) -> None:
+    """Raise FleetError when the guest runs after all: two who write to a filesystem destroy it."""
+    if _systemd.show(apply.commands).get(plan.name, _systemd.Unit()).up:
+        raise FleetError(
+            "it was started meanwhile.",
+            subject=plan.wish.subject,
+            field="microvm.volumes",
+            hint="See who has started it, and run again.",
+        )
+
+
 def make(apply: t.Any, plan: GuestPlan, step: MakeVolume, unflushed: _files.Unflushed) -> t.Iterator[None]:
     """A file beside, with its filesystem, that gets its name when it is on the disk."""
     volume, paths = step.volume, apply.paths
@@ -194,6 +210,7 @@ def make(apply: t.Any, plan: GuestPlan, step: MakeVolume, unflushed: _files.Unfl
 
 def grow(apply: t.Any, plan: GuestPlan, step: GrowVolume, unflushed: _files.Unflushed) -> t.Iterator[None]:
     """Longer, then the filesystem in it; a note says so until that has ended, for both may be done again."""
+    _require_down(apply, plan)
     paths, image = apply.paths, step.volume.image
     note = _note(paths, plan.name)
     _files.make_directory(os.path.dirname(note), unflushed=unflushed, mode=0o700)
@@ -244,6 +261,7 @@ def snapshot(apply: t.Any, plan: GuestPlan, step: Snapshot, unflushed: _files.Un
 
 def restore(apply: t.Any, plan: GuestPlan, step: RestoreSnapshot, unflushed: _files.Unflushed) -> None:
     """A clone of each clone takes the volume's place, so that the snapshot stays."""
+    _require_down(apply, plan)
     source = snapshots(apply.paths, plan.name)
     beside = f"{source}.back"
     uid, gid = pwd.getpwnam(USER).pw_uid, grp.getgrnam(GROUP).gr_gid

@@ -203,7 +203,22 @@ def snapshot_asked(plan: GuestPlan) -> bool:
 
 def concerned(plan: GuestPlan) -> bool:
     """Whether the volumes of this plan's guest are to be looked at: it starts, or gets another runner."""
-    return not _done(plan) and any(isinstance(step, (Start, Switch)) for step in plan.steps)
+    return not _done(plan) and not used(plan) and any(isinstance(step, (Start, Switch)) for step in plan.steps)
+
+
+def used(plan: GuestPlan) -> bool:
+    """Whether the guest is up and is not stopped, so that nobody else may touch its volumes."""
+    return plan.guest.unit.up and not any(isinstance(step, Stop) for step in plan.steps)
+
+
+def without_volumes(plan: GuestPlan) -> GuestPlan:
+    """*plan* without steps of volumes, for a guest that turns out not to be stopped."""
+    rest = tuple(step for step in plan.steps if not isinstance(step, VolumeStep))
+    revert = plan.revert
+    if revert is not None:
+        undone = tuple(step for step in revert.steps if not isinstance(step, VolumeStep))
+        revert = dataclasses.replace(revert, steps=undone)
+    return dataclasses.replace(plan, steps=rest, revert=revert)
 
 
 def removed(plan: GuestPlan) -> bool:

@@ -13,12 +13,20 @@ import shutil
 import struct
 import typing as t
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ansible_collections.microvm.fleet.plugins.module_utils import _clone
-from ansible_collections.microvm.fleet.plugins.module_utils._volume_apply import snapshots
+from ansible_collections.microvm.fleet.plugins.module_utils._contract import Volume
+from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.microvm.fleet.plugins.module_utils._files import Unflushed
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import GuestPlan
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish
+from ansible_collections.microvm.fleet.plugins.module_utils._volume_apply import grow, restore, snapshots
 from ansible_collections.microvm.fleet.plugins.module_utils._volume_observe import Seen, content_of, look
+from ansible_collections.microvm.fleet.plugins.module_utils._volume_plan import GrowVolume, RestoreSnapshot
 from ansible_collections.microvm.fleet.tests.unit.plugins.conftest import Verdicts
 from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FakeHost, Killer, Spec
 from ansible_collections.microvm.fleet.tests.unit.support.scenes import run, wish
@@ -155,6 +163,20 @@ def test_growing_that_is_killed_anywhere_is_finished_by_the_next(tmp_path: Path)
             break
         at += 1
     assert at > 10
+
+
+def test_a_guest_that_was_started_meanwhile_is_left_alone(host: FakeHost) -> None:
+    furnish(host)
+    work = SimpleNamespace(paths=host.paths, commands=host)
+    plan = GuestPlan(GuestWish("db1"), Guest("db1"))
+    volume = Volume("data.img", size=32, fs_type="ext4")
+    growing = GrowVolume("db1", volume, before=16 * MIB, after=32 * MIB, resize=True)
+    with pytest.raises(FleetError, match="started meanwhile"):
+        next(iter(grow(work, plan, growing, Unflushed())))
+    with pytest.raises(FleetError, match="started meanwhile"):
+        restore(work, plan, RestoreSnapshot("db1", ("data.img",)), Unflushed())
+    assert image(host).stat().st_size == 16 * MIB
+    assert not os.path.exists(host.paths.known("db1", "growing.json"))
 
 
 def test_a_snapshot_is_put_back_by_a_revert(host: FakeHost, clones: None, judge: Verdicts) -> None:

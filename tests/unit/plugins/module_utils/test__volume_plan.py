@@ -24,6 +24,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     Switch,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish
+from ansible_collections.microvm.fleet.plugins.module_utils._systemd import Unit
 from ansible_collections.microvm.fleet.plugins.module_utils._volume_observe import Seen
 from ansible_collections.microvm.fleet.plugins.module_utils._volume_plan import (
     GrowVolume,
@@ -33,7 +34,9 @@ from ansible_collections.microvm.fleet.plugins.module_utils._volume_plan import 
     concerned,
     plan_volumes,
     removed,
+    used,
     with_volumes,
+    without_volumes,
 )
 
 MIB = 1 << 20
@@ -175,6 +178,27 @@ def test_whose_volumes_are_looked_at() -> None:
     assert not concerned(plan(Start("db1"), MAKE))
     assert removed(plan(Remove("db1", purge=False)))
     assert not removed(plan(Start("db1")))
+
+
+def test_volumes_of_a_guest_that_goes_on_are_not_touched() -> None:
+    running = Guest("db1", unit=Unit("active", "running"))
+    live = GuestPlan(GuestWish("db1"), running, steps=(SWITCH,))
+    assert used(live)
+    assert not concerned(live)
+    stopping = GuestPlan(GuestWish("db1"), running, steps=(Stop("db1"), SWITCH))
+    assert not used(stopping)
+    assert concerned(stopping)
+    back = Revert(
+        origin=Place("/nix/store/x", 1),
+        back=Place("/nix/store/y", 0),
+        steps=(RestoreSnapshot("db1", ("a",)), SWITCH),
+    )
+    changed = GuestPlan(GuestWish("db1"), running, steps=(Snapshot("db1", ("a",)), SWITCH, MAKE), revert=back)
+    plain = without_volumes(changed)
+    assert kinds(plain.steps) == ["Switch"]
+    assert plain.revert is not None
+    assert kinds(plain.revert.steps) == ["Switch"]
+    assert without_volumes(live) == live
 
 
 @pytest.mark.parametrize(
