@@ -64,7 +64,7 @@ def test_check_mode_asks_nothing_either(host: FakeHost) -> None:
 def test_a_second_run_changes_nothing(host: FakeHost) -> None:
     spec = Spec("web1")
     host.build(spec)
-    given = {"evaluated": elsewhere(spec), "update": "activate"}
+    given: dict[str, t.Any] = {"evaluated": elsewhere(spec), "update": "activate"}
     assert run(host, [wish(flake=SECRET)], **given).changed
     assert not run(host, [wish(flake=SECRET)], **given).changed
     # What has not changed need not be evaluated on the builder either.
