@@ -337,6 +337,8 @@ def _report(
         outcome = outcomes.get(plan.name, Outcome(error=plan.error))
         # Told in the order of the plan, as check mode does, and not in the one in which all guests were worked on.
         order = {type(step): place for place, step in enumerate(plan.steps)}
+        # What may have come in the place of the start.
+        order.setdefault(Live, order.get(Start, len(order)))
         done = sorted(outcome.done, key=lambda step: order.get(type(step), len(order))) + outcome.undone
         steps = plan.steps if check or not outcomes else done
         described = describe(before.guest(plan.name))

@@ -154,9 +154,14 @@ def test_live(host: LiveHost) -> None:
 
 def test_live_after_live(host: LiveHost) -> None:
     first = spec = current(host)
+    told: list[str] = []
     for _version in range(5):
         spec = renew(host).path
-        assert run(host).results[0]["live"] == {"done": True}
+        told = run(host, check=True).actions
+        done = run(host)
+        assert done.results[0]["live"] == {"done": True}
+        assert done.actions == told
+    assert any("forget" in words for words in told)
     assert host.systems["web1"] == host.system(host.specs[spec])
     # What the guest was started from is kept, however old it is.
     kept = {each["runner"] for each in run(host).results[0]["guest"]["generations"]}
