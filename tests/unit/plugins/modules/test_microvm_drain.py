@@ -10,6 +10,7 @@ import typing as t
 
 import pytest
 
+from ansible_collections.microvm.fleet.plugins.module_utils._module import FleetModule
 from ansible_collections.microvm.fleet.plugins.modules import microvm_drain, microvm_guest, microvm_guest_info
 from ansible_collections.microvm.fleet.tests.unit.plugins.conftest import Play
 from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FLAKE, FakeHost, Spec
@@ -47,12 +48,15 @@ def test_killed_and_failed(host: FakeHost, play: Play, monkeypatch: pytest.Monke
     monkeypatch.undo()
 
 
-def test_a_kill_is_a_warning(host: FakeHost, play: Play) -> None:
+def test_a_kill_is_a_warning(host: FakeHost, play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(FleetModule, "warn", lambda _self, text: warnings.append(text))
     host.offer(Spec("web1", behaviour="hang"))
     play(microvm_guest, name="web1", flake=FLAKE, state="started")
     done = play(microvm_drain)
     assert done["results"][0]["killed"]
     assert "web1: kill, for it did not end within its time" in done["actions"]
+    assert warnings == ["guest web1 did not end within its time, and had to be killed."]
 
 
 @pytest.mark.parametrize(
