@@ -546,8 +546,16 @@ def _surplus(wish: GuestWish, guest: Guest, target: Target | None, way: Course) 
         needed.add(guest.record.healthy if guest.record is not None else None)
         if way.current is not None and (guest.judging or way.moving) and guest.exists:
             needed.add(judge.fallback(wish, guest, way.current))
-    old = generations[: -wish.keep_generations]
-    return tuple(generation.number for generation in old if generation.runner not in needed)
+    rejected = set(guest.record.rejected if guest.record is not None else ()) - {way.current}
+    if guest.record is not None and guest.record.runner in rejected:
+        # While the flake gives it, it is not evaluated again.
+        needed.add(guest.record.runner)
+    # What was rejected takes no place from what was not.
+    ranked = sorted(generations, key=lambda generation: (generation.runner not in rejected, generation.number))
+    old = sorted(
+        generation.number for generation in ranked[: -wish.keep_generations] if generation.runner not in needed
+    )
+    return tuple(old)
 
 
 def _loads(name: str, credentials: t.Mapping[str, tuple[str, ...]] | None, unit: str) -> t.Mapping[str, str] | None:

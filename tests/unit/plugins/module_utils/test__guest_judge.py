@@ -439,6 +439,14 @@ def test_what_was_activated_inside_needs_no_restart(live: dict[str, t.Any] | Non
         (guest(3, 1, 2, 3, judging=path(3)), wish(keep_generations=1), (1,)),
         (guest(3, 1, 2, 3), wish(keep_generations=1), (1, 2)),
         (guest(1, 1, 2, 3), wish(keep_generations=2), ()),
+        # What was rejected goes first, but not while the flake gives it.
+        (guest(4, 1, 2, 3, 4, rejected={path(2): "x", path(3): "x"}), wish(keep_generations=3), (2,)),
+        (guest(4, 1, 2, 3, 4, rejected={path(2): "x", path(3): "x"}), wish(keep_generations=2), (2, 3)),
+        (
+            guest(1, 1, 2, record=Record(runner=path(2), rejected={path(2): "x"})),
+            wish(keep_generations=1),
+            (),
+        ),
     ],
 )
 def test_what_may_be_needed_is_not_forgotten(kept: Guest, wished: GuestWish, numbers: tuple[int, ...]) -> None:
