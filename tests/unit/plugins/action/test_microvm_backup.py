@@ -30,6 +30,8 @@ from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FakeHo
 from ansible_collections.microvm.fleet.tests.unit.support.scenes import run, wish
 
 Result = dict[str, t.Any]
+# Of the size that the guest wishes for.
+CONTENT = b"data" * 10000 + bytes((16 << 20) - 40000)
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +51,7 @@ def accounts(monkeypatch: pytest.MonkeyPatch) -> None:
 def furnish(host: FakeHost, *, state: str = "started", **spec: t.Any) -> FakeHost:
     host.offer(Spec("db1", **spec))
     assert not run(host, [wish("db1", state=state, labels={"a": "b"})]).failures
-    host.guest("db1", "data.img").write_bytes(b"data" * 10000)
+    host.guest("db1", "data.img").write_bytes(CONTENT)
     return host
 
 
@@ -121,7 +123,7 @@ def test_a_backup_is_restored_on_another_host(host: FakeHost, other: FakeHost, p
     made = back_up(host, place, pack=pack)
     assert (made["changed"], made["killed"], made["snapshot"]) == (True, False, False)
     assert made["actions"] == ["db1: stop", "db1: back up data.img", "db1: start"]
-    assert made["volumes"][0]["size"] == 40000
+    assert made["volumes"][0]["size"] == len(CONTENT)
     assert up(host)
     assert os.listdir(place) == [os.path.basename(made["path"])]
     manifest = json.loads(Path(made["path"], "manifest.json").read_text())
@@ -131,7 +133,7 @@ def test_a_backup_is_restored_on_another_host(host: FakeHost, other: FakeHost, p
     assert "failed" not in done, done
     assert done["actions"][1:] == ["db1: restore data.img", "db1: start"]
     assert (done["name"], done["kept"]) == ("db1", None)
-    assert other.guest("db1", "data.img").read_bytes() == b"data" * 10000
+    assert other.guest("db1", "data.img").read_bytes() == CONTENT
     assert done["volumes"][0]["sha256"] == made["volumes"][0]["sha256"]
     assert up(other)
     again = act(microvm_restore, other, src={"path": made["path"]})
@@ -160,7 +162,7 @@ def test_what_a_killed_restore_left_makes_room(host: FakeHost, other: FakeHost, 
     (left / "old.img").write_text("left")
     done = act(microvm_restore, other, src={"path": made["path"]})
     assert "failed" not in done, done
-    assert other.guest("db1", "data.img").read_bytes() == b"data" * 10000
+    assert other.guest("db1", "data.img").read_bytes() == CONTENT
     assert not left.exists()
 
 
