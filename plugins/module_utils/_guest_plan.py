@@ -547,7 +547,8 @@ def _surplus(wish: GuestWish, guest: Guest, target: Target | None, way: Course) 
         if way.current is not None and (guest.judging or way.moving) and guest.exists:
             needed.add(judge.fallback(wish, guest, way.current))
     rejected = set(guest.record.rejected if guest.record is not None else ()) - {way.current}
-    if guest.record is not None and guest.record.runner in rejected:
+    newest = guest.record is not None and (not way.moving or (target is not None and target.kept))
+    if newest and guest.record is not None and guest.record.runner in rejected:
         # While the flake gives it, it is not evaluated again.
         needed.add(guest.record.runner)
     # What was rejected takes no place from what was not.
