@@ -575,7 +575,7 @@ class Place:
             parent, name = os.path.split(self.final)
             self._directories(parent)
             self.base = os.path.join(parent, f"{TEMPORARY}{name}.{os.getpid()}")
-            os.mkdir(self.base, self.directory_mode)
+            self._directory(self.base)
         else:
             self._directories(self.final)
 
@@ -597,9 +597,14 @@ class Place:
     def _directories(self, path: str) -> None:
         if not os.path.isdir(path):
             self._directories(os.path.dirname(path))
-            os.mkdir(path, self.directory_mode)
+            self._directory(path)
             self.directories.append(path)
             _flush(os.path.dirname(path))
+
+    def _directory(self, path: str) -> None:
+        """A new directory, whatever the umask of who runs this."""
+        os.mkdir(path, 0o700)
+        os.chmod(path, self.directory_mode)
 
     def create(self, name: str) -> int:
         """A new file, which gets the name *name* in the end."""

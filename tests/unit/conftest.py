@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import sys
 import tempfile
@@ -29,3 +30,7 @@ def _namespace() -> Path:
 
 
 sys.path.insert(0, str(_namespace()))
+# Parts of Ansible's controller set the locale of the process by the environment: what the system says stays English,
+# also when a test sets LANGUAGE.
+os.environ.pop("LC_ALL", None)
+os.environ.update(LANG="C.UTF-8", LC_MESSAGES="C")

@@ -177,8 +177,11 @@ def test_check_run_check_run(run: Run, flake: Path, paths: FlakePaths, nix: Fake
 
 
 def test_files_and_directories_have_their_modes(run: Run, flake: Path) -> None:
-    os.umask(0o077)
-    run()
+    before = os.umask(0o077)
+    try:
+        run()
+    finally:
+        os.umask(before)
     assert {oct(p.stat().st_mode & 0o7777) for p in flake.rglob("*") if p.is_dir()} == {"0o755"}
     assert {oct(p.stat().st_mode & 0o7777) for p in flake.rglob("*") if p.is_file()} == {"0o644"}
 

@@ -392,7 +392,11 @@ def test_what_a_killed_sink_left_is_removed_by_the_next(source: Path, sink: Path
 
 def test_modes_and_owners(source: Path, sink: Path) -> None:
     (source / "a").write_text("a")
-    made(said(source, "a"), sink, mode=0o640, directory_mode=0o750)
+    before = os.umask(0o077)
+    try:
+        made(said(source, "a"), sink, mode=0o640, directory_mode=0o750)
+    finally:
+        os.umask(before)
     assert stat.S_IMODE((sink / "a").stat().st_mode) == 0o640
     assert stat.S_IMODE(sink.stat().st_mode) == 0o750
     with pytest.raises(EndError, match="no such user or group"):
