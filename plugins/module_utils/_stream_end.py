@@ -226,10 +226,20 @@ def program(name: str) -> str:
     return found
 
 
+if t.TYPE_CHECKING:  # pragma: no cover
+    Popen = subprocess.Popen[bytes]
+else:
+    Popen = subprocess.Popen
+
+
+class Program(Popen):
+    """A program that a stream goes through.  This file runs without Ansible, so there is no run_command."""
+
+
 def through(argv: t.Sequence[str], chunks: t.Iterable[bytes]) -> t.Iterator[bytes]:
     """What the program *argv* makes of *chunks*.  It ends with the stream, whose time is watched by the controller."""
     wrong: list[BaseException] = []
-    process = subprocess.Popen([program(argv[0]), *argv[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = Program([program(argv[0]), *argv[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     source, sink = process.stdout, process.stdin
     if source is None or sink is None:
         raise AssertionError("both ends were asked for")

@@ -422,11 +422,12 @@ def test_what_a_killed_run_has_rejected_is_gone_back_from(host: FakeHost, judge:
 def test_what_was_only_not_judged_yet_is_judged(host: FakeHost) -> None:
     updated(host)
     new = host.renew("web1").path
+
+    def killed(*_arguments: t.Any, **_options: t.Any) -> t.NoReturn:
+        raise KeyboardInterrupt
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "ansible_collections.microvm.fleet.plugins.module_utils._guest_apply.await_healthy",
-            lambda *arguments, **options: (_ for _ in ()).throw(KeyboardInterrupt),
-        )
+        patch.setattr("ansible_collections.microvm.fleet.plugins.module_utils._guest_apply.await_healthy", killed)
         with pytest.raises(KeyboardInterrupt):
             update(host)
     assert marks(host) == ["web1"]

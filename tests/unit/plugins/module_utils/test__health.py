@@ -25,7 +25,7 @@ REFUSED = Answer(wrong="connection refused")
 FINE = Answer()
 
 # What happens, and when: seconds since the start, and a unit, an answer of the first probe, or lines of the journal.
-Event = tuple[float, Unit | Answer | tuple[int, Answer] | list[str]]
+Event: t.TypeAlias = "tuple[float, Unit | Answer | tuple[int, Answer] | list[str]]"
 
 
 def judged(health: Health, *events: Event, until: float = 1000.0) -> tuple[float, str | None] | None:

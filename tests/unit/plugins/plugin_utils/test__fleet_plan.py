@@ -26,7 +26,8 @@ def result(guest: dict[str, t.Any], *actions: str, **changes: t.Any) -> dict[str
     return {"name": "web1", "changed": bool(actions), "failed": False, "actions": said, "guest": guest, **changes}
 
 
-def read(*results: dict[str, t.Any], before: t.Any = RUNS, **changes: t.Any) -> dict[str, t.Any]:
+def read(*results: dict[str, t.Any], **changes: t.Any) -> dict[str, t.Any]:
+    before = changes.pop("before", RUNS)
     return {"host": "a", "guests": [before] if before else [], "results": list(results), **changes}
 
 
