@@ -518,7 +518,7 @@ class _Work:
         if self.moving is None:
             return
         marked = self._mine("arriving", any_move=True)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             shutil.rmtree(self.paths.arriving(self.name))
             self._did("remove what was copied")
         self._sweep()
@@ -530,7 +530,7 @@ class _Work:
     def _sweep(self) -> None:
         """Remove what an end of a stream that was killed has left; one that still runs removes that itself."""
         directory = os.path.dirname(self.paths.arriving(self.name))
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for entry in os.listdir(directory):
                 of, _dot, process = entry[len(_files.TEMPORARY) :].rpartition(".")
                 if entry.startswith(_files.TEMPORARY) and of == self.name and not os.path.exists(f"/proc/{process}"):

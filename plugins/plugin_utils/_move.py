@@ -47,8 +47,8 @@ FORWARD: t.Final = (
 BACK: t.Final = (
     (TARGET, "hold"),
     (SOURCE, "take_back"),
-    (TARGET, "withdraw"),
     (SOURCE, "resume"),
+    (TARGET, "withdraw"),
 )
 
 
@@ -165,9 +165,11 @@ def back(name: str, views: Mapping[str, View | None], hosts: Mapping[str, str]) 
             steps.append((TARGET, "hold"))
             ours = True
         steps.append((SOURCE, "take_back"))
+    # The new host's mark holds it there, so the old one need not wait until nothing is left of it, which may fail.
+    steps.append((SOURCE, "resume"))
     if ours:
         steps.append((TARGET, "withdraw"))
-    return _plan([*steps, (SOURCE, "resume")], move)
+    return _plan(steps, move)
 
 
 def _of_source(name: str, old: View, hosts: Mapping[str, str]) -> str | None:

@@ -160,12 +160,12 @@ def test_refused(source: View | None, target: View | None, said: str) -> None:
         (old("leaving"), there(), ["resume"]),
         # What is on the new host is held there until it answers.
         (old("leaving"), None, ["resume"]),
-        (old("leaving"), there("arriving"), ["withdraw", "resume"]),
-        (old("leaving"), there("arriving", exists=True), ["withdraw", "resume"]),
+        (old("leaving"), there("arriving"), ["resume", "withdraw"]),
+        (old("leaving"), there("arriving", exists=True), ["resume", "withdraw"]),
         (old("leaving"), there("arriving", other="host3"), ["resume"]),
-        (old("trying"), there("arriving", exists=True), ["take_back", "withdraw", "resume"]),
-        (old("trying"), there(exists=True), ["hold", "take_back", "withdraw", "resume"]),
-        (old("trying"), there(exists=True, up=True), ["hold", "take_back", "withdraw", "resume"]),
+        (old("trying"), there("arriving", exists=True), ["take_back", "resume", "withdraw"]),
+        (old("trying"), there(exists=True), ["hold", "take_back", "resume", "withdraw"]),
+        (old("trying"), there(exists=True, up=True), ["hold", "take_back", "resume", "withdraw"]),
         (old("trying"), there(), ["take_back", "resume"]),
     ],
 )
