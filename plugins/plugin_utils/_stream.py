@@ -59,6 +59,8 @@ SETPIPE: t.Final = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 # Bytes of complaints to keep, and seconds to wait for those of a process that has ended, and for its end.
 WORDS: t.Final = 64 << 10
 PATIENCE: t.Final = 0.5
+# Seconds to wait for the end of a process whose stream has ended, before another is blamed.
+ENDING: t.Final = 5.0
 POLL: t.Final = 0.5
 
 Values = Mapping[str, t.Any]
@@ -309,6 +311,12 @@ class _End:
             except OSError:
                 raise self.failure("ended before it had read its request.") from None
 
+    def broken(self) -> bool:
+        """Whether it has ended with an error; one that has said all that it will is about to end."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(ENDING)
+        return self.process.poll() not in (None, 0)
+
     def failure(self, seen: str) -> FleetError:
         """The error for an end that did not do its part, with its own words."""
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -444,7 +452,7 @@ def _answer(answer: bytes, source: _End, sink: _End) -> dict[str, t.Any]:
     error = said.get("error")
     if error is None:
         return said
-    if error["end"] == "stream" and source.process.poll() not in (None, 0):
+    if error["end"] == "stream" and source.broken():
         raise source.failure("ended in the middle.")
     subject = {"source": source.endpoint.name, "sink": sink.endpoint.name}.get(error["end"], "stream")
     raise FleetError(error["seen"], subject=subject, field=error["field"], hint=error["hint"])
