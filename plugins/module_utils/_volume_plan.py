@@ -181,6 +181,9 @@ def with_volumes(plan: GuestPlan, steps: t.Sequence[Step], images: t.Sequence[st
     revert puts it back if that is wished.
     """
     planned = list(plan.steps)
+    if not any(isinstance(step, Start) for step in planned):
+        # One that is missing is made before the guest starts, and not when it only gets another runner.
+        steps = [step for step in steps if not isinstance(step, MakeVolume) or step.again]
     position = next((place for place, step in enumerate(planned) if isinstance(step, Start)), len(planned))
     planned[position:position] = steps
     change: dict[str, t.Any] = {}

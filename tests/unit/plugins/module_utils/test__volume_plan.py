@@ -149,7 +149,8 @@ def kinds(planned: t.Iterable[Step]) -> list[str]:
 def test_volumes_come_before_the_start() -> None:
     changed = with_volumes(plan(Create("db1", "/nix/store/x", None), Start("db1")), [MAKE], [])
     assert kinds(changed.steps) == ["Create", "MakeVolume", "Start"]
-    assert kinds(with_volumes(plan(SWITCH), [MAKE], []).steps) == ["Switch", "MakeVolume"]
+    grow = GrowVolume("db1", volume(), before=0, after=1, resize=True)
+    assert kinds(with_volumes(plan(SWITCH), [MAKE, grow], []).steps) == ["Switch", "GrowVolume"]
 
 
 def test_a_snapshot_comes_after_the_stop_and_goes_back_with_a_revert() -> None:
