@@ -42,10 +42,6 @@ EMERGENCIES: t.Final[t.Sequence[tuple[str, str]]] = (
     (r"Entering emergency mode\. Exit the shell to continue", "the guest is in the emergency shell of its initrd"),
 )
 _EMERGENCY: t.Final = re.compile("|".join(f"({pattern})" for pattern, _words in EMERGENCIES))
-# ECMA-48: control sequences, strings and the two-character escapes, which consoles put between words.
-_ESCAPE: t.Final = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]+[0-~]|[0-Z\\^-~])|[\x00-\x08\x0b-\x1f]"
-)
 # What of a line goes into a reason.
 QUOTED: t.Final = 200
 
@@ -86,11 +82,6 @@ class _State:
 def search(pattern: re.Pattern[str], texts: t.Sequence[str]) -> str | None:
     """The `Search` without a limit."""
     return next((text for text in texts if pattern.search(text)), None)
-
-
-def plain(text: str) -> str:
-    """A line of a console without what colours it."""
-    return _ESCAPE.sub("", text) if not text.isprintable() else text
 
 
 def emergency(lines: t.Iterable[str]) -> str | None:

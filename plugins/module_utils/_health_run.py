@@ -28,7 +28,6 @@ from ansible_collections.microvm.fleet.plugins.module_utils._health import (
     Judge,
     TooSlow,
     Verdict,
-    plain,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._health import (
     search as search_without_limit,
@@ -36,7 +35,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._health import (
 from ansible_collections.microvm.fleet.plugins.module_utils._health_probe import HostKeys, ask
 from ansible_collections.microvm.fleet.plugins.module_utils._health_wish import Health, Probe
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
-from ansible_collections.microvm.fleet.plugins.module_utils._systemd import Unit
+from ansible_collections.microvm.fleet.plugins.module_utils._systemd import Unit, plain
 
 # Seconds between two looks at units and journals.
 ROUND: t.Final = 0.5

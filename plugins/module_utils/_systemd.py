@@ -38,6 +38,10 @@ _PROPERTIES = (
     "NeedDaemonReload",
     "Job",
 )
+# ECMA-48: control sequences, strings, other escapes, and the controls of which tabs and line ends stay.
+_ESCAPE: t.Final = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
 _GUEST = re.compile(r"microvm@(.+)\.service")
 
 
@@ -200,7 +204,10 @@ def reset_failed(commands: Commands, names: t.Iterable[str]) -> None:
 
 
 def journal(commands: Commands, name: str, *, lines: int = JOURNAL_LINES) -> str:
-    """The last *lines* of the guest's journal, console included; empty when it cannot be read."""
+    """The last *lines* of the guest's journal, console included; empty when it cannot be read.
+
+    What a guest writes on its console must not reach the operator's terminal as it is: see `plain`.
+    """
     try:
         done = commands.run(
             [
@@ -219,4 +226,9 @@ def journal(commands: Commands, name: str, *, lines: int = JOURNAL_LINES) -> str
         )
     except CommandError:
         return ""
-    return last_lines(done.stdout, lines)
+    return plain(last_lines(done.stdout, lines))
+
+
+def plain(text: str) -> str:
+    """The *text* of a console without what steers a terminal."""
+    return _ESCAPE.sub("", text) if not text.isprintable() else text

@@ -299,20 +299,6 @@ def test_the_first_reason_counts() -> None:
     assert judge.verdict(STARTED) == Verdict("no guest has become healthy for 5 s")
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Starting", "Starting"),
-        ("[\x1b[0;1;31mFAILED\x1b[0m] Failed to mount \x1b[0;1;39m/data\x1b[0m.\r", "[FAILED] Failed to mount /data."),
-        ("\x1b]0;title\x07web1\x1b[?7l", "web1"),
-        ("\x1bc\x1b(Bup\ttabbed", "up\ttabbed"),
-        ("ä\u2028ö", "ä\u2028ö"),
-    ],
-)
-def test_plain(text: str, expected: str) -> None:
-    assert _health.plain(text) == expected
-
-
 def test_search() -> None:
     assert _health.search(re.compile("b"), ["a", "ab", "b"]) == "ab"
     assert _health.search(re.compile("c"), ["a", "ab", "b"]) is None

@@ -283,3 +283,21 @@ def test_timeouts() -> None:
     assert _systemd.timeouts(host, ["b", "a"]) == {"a": (20, None), "b": (None, None)}
     assert host.calls[0][-2:] == ("microvm@a.service", "microvm@b.service")
     assert _systemd.timeouts(host, []) == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("guest: web1 is up", "guest: web1 is up"),
+        ("\x1bc\x1b[?7l\x1b[2J\x1b[0mSeaBIOS", "SeaBIOS"),
+        ("\x1b]0;a title\x07after", "after"),
+        ("\x1b]0;a title\x1b\\after", "after"),
+        ("\x1b(B[FAILED]\x1b[0;1;31m Failed\r", "[FAILED] Failed"),
+        ("an end\x1b[", "an end"),
+        ("8-bit \x9b2J, deleted\x7f", "8-bit 2J, deleted"),
+        ("a\tb\nc", "a\tb\nc"),
+        ("grüße", "grüße"),
+    ],
+)
+def test_nothing_of_a_console_steers_a_terminal(written: str, read: str) -> None:
+    assert _systemd.plain(written) == read
