@@ -17,6 +17,7 @@ import re
 import typing as t
 from dataclasses import dataclass, field
 
+from ansible_collections.microvm.fleet.plugins.module_utils._contract import NO_DATA
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import InvalidWish
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import name_faults as guest_faults
 from ansible_collections.microvm.fleet.plugins.module_utils._stream_end import name_faults
@@ -25,9 +26,7 @@ FORMAT: t.Final = 1
 MANIFEST: t.Final = "manifest.json"
 SUFFIXES: t.Final = {"none": "", "gzip": ".gz", "zstd": ".zst"}
 # What a state directory has beside volumes: an image of such a name would replace what root runs or reads.
-RESERVED: t.Final = frozenset(
-    ("current", "booted", "old", "new", "flake", "toplevel", "supervisord.log", "supervisord.pid", MANIFEST)
-)
+RESERVED: t.Final = NO_DATA | {MANIFEST}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -34,6 +34,11 @@ HYPERVISORS: t.Final = (
     "vfkit",
 )
 
+# What is no data among the files of a state directory (docs/architecture.md): removed even where volumes are kept.
+NO_DATA: t.Final = frozenset(
+    ("current", "booted", "old", "new", "flake", "toplevel", "supervisord.log", "supervisord.pid")
+)
+
 _NAME = re.compile(r"microvm-(" + "|".join(HYPERVISORS) + r")-(.+)")
 # The line with which microvm-run begins to make a volume that is missing, and the one that gives it its size in MiB.
 _VOLUME = re.compile(r"^\s*if \[ ! -e '?([^'\n]+?)'? \]; then$", re.MULTILINE)

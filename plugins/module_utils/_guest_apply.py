@@ -27,7 +27,7 @@ from dataclasses import replace
 from ansible_collections.microvm.fleet.plugins.module_utils import _files, _nix, _systemd
 from ansible_collections.microvm.fleet.plugins.module_utils import _guest_judge as judge
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
-from ansible_collections.microvm.fleet.plugins.module_utils._contract import read_runner
+from ansible_collections.microvm.fleet.plugins.module_utils._contract import NO_DATA, read_runner
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import Busy, CommandError, FleetError
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import (
     LOOP,
@@ -88,11 +88,6 @@ COPY_FIRST: t.Final = (
 
 # The group of /dev/kvm, which runners have built in (nixos-modules/microvm/interfaces.nix).
 GROUP: t.Final = "kvm"
-
-# What is no data among the files of a state directory (docs/architecture.md): removed even where volumes are kept.
-NO_DATA: t.Final = frozenset(
-    ("current", "booted", "old", "new", "flake", "toplevel", "supervisord.log", "supervisord.pid")
-)
 
 
 # A step in parts: before it is resumed, what it has noted has to be flushed.

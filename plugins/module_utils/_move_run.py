@@ -32,10 +32,10 @@ from dataclasses import dataclass, field
 from ansible_collections.microvm.fleet.plugins.module_utils import _files, _nix, _systemd
 from ansible_collections.microvm.fleet.plugins.module_utils import _guest_plan as planner
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
-from ansible_collections.microvm.fleet.plugins.module_utils._contract import in_store, runner_of_dict
+from ansible_collections.microvm.fleet.plugins.module_utils._contract import NO_DATA, in_store, runner_of_dict
 from ansible_collections.microvm.fleet.plugins.module_utils._drain_run import holding
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish, explaining
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_apply import NO_DATA, Apply
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_apply import Apply
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import (
     Guest,
     Host,

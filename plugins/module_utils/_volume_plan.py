@@ -27,9 +27,9 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     Switch,
     VolumeStep,
 )
+from ansible_collections.microvm.fleet.plugins.module_utils._space import MIB
 from ansible_collections.microvm.fleet.plugins.module_utils._volume_observe import Seen
 
-MIB: t.Final = 1 << 20
 EXT: t.Final = frozenset(("ext2", "ext3", "ext4"))
 # The option of mkfs.TYPE that takes a label, as lib/volumes.nix has it; of types that can be made ahead.
 LABELS: t.Final = {"ext2": "-L", "ext3": "-L", "ext4": "-L", "xfs": "-L", "btrfs": "-L"}

@@ -17,8 +17,8 @@ from ansible_collections.microvm.fleet.plugins.module_utils._backup import (
     read_manifest,
     stored_name,
 )
+from ansible_collections.microvm.fleet.plugins.module_utils._contract import NO_DATA
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import InvalidWish
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_apply import NO_DATA
 
 DIGEST = "ab" * 32
 
