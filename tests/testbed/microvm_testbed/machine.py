@@ -19,6 +19,7 @@ from .errors import TestbedError
 # Program: the Debian package that has it.
 PROGRAMS = {
     "ip": "iproute2",
+    "mkfs.btrfs": "btrfs-progs",
     "mmdebstrap": "mmdebstrap",
     "nsenter": "util-linux",
     "setpriv": "util-linux",
