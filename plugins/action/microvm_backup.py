@@ -83,7 +83,7 @@ class ActionModule(BackupAction):
                 "free": measured.answer["free"],
             }
         self.changed = seen["running"]
-        begun = self.phase("begin", name=name, quiesce=quiesce)
+        begun = self.phase("begin", name=name, quiesce=quiesce, stall_timeout=self.args["stall_timeout"])
         receive["manifest"] = {
             "name": MANIFEST,
             "content": manifest(
@@ -100,7 +100,7 @@ class ActionModule(BackupAction):
                 tools={"ansible": ansible_version},
             ),
         }
-        send["directory"] = begun["directory"]
+        send.update(directory=begun["directory"], hold=begun["hold"])
         wrong: FleetError | None = None
         done: Streamed | None = None
         try:

@@ -23,7 +23,7 @@ import stat
 import time
 import typing as t
 
-from ansible_collections.microvm.fleet.plugins.module_utils import _clone, _files, _systemd
+from ansible_collections.microvm.fleet.plugins.module_utils import _clone, _files, _resume, _systemd
 from ansible_collections.microvm.fleet.plugins.module_utils._backup import image_faults
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish, explaining
@@ -91,9 +91,11 @@ class BackupRun:
             )
         record = guest.record
         runner = guest.runner
+        # A run that was killed may have stopped it.
+        runs = guest.unit.up or guest.interrupted
         return {
-            "running": guest.unit.up,
-            "snapshot": clones and quiesce != "stop" and guest.unit.up,
+            "running": runs,
+            "snapshot": clones and quiesce != "stop" and runs,
             "directory": self.paths.guest(self.name),
             "images": images,
             "absent": absent,
@@ -149,17 +151,22 @@ class BackupRun:
             os.close(handle)
 
     @explaining()
-    def begin(self, quiesce: str) -> dict[str, t.Any]:
+    def begin(self, quiesce: str, *, patience: int = 0) -> dict[str, t.Any]:
         """Have the volumes still: clone them while the guest is down, or leave it down.  Raises FleetError.
 
-        A guest that ran is up again when this fails.
+        A guest that ran is up again when this fails.  A guest that is left down is started by its host when nobody
+        ends the backup: *patience* seconds after ``hold`` of the answer was renewed, and a while for what is around it.
         """
         with self._lock():
             said = self.look(quiesce)
             killed = False
             if said["running"]:
-                # The mark has any later run start it, if this one is killed.
-                killed = self._carry_out(Mark(self.name), Stop(self.name)).killed
+                stop = _systemd.timeouts(self.commands, [self.name]).get(self.name, (None, None))[1]
+                after = patience + (_resume.LONGEST_STOP if stop is None else stop) + _resume.LEEWAY
+                _resume.arm(self.commands, self.paths, self.name, after=after)
+                # The mark has the host, or any later run, start it, if this one is killed.
+                stops: list[Step] = [Stop(self.name)] if self.guest().unit.up else []
+                killed = self._carry_out(Mark(self.name), *stops).killed
             if said["snapshot"]:
                 try:
                     _clone.clone(said["directory"], self.clones, [each["image"] for each in said["images"]])
@@ -169,18 +176,26 @@ class BackupRun:
                         raise FleetError(error.seen, subject=self.subject, field="name", hint=error.hint) from error
                     raise
                 finally:
-                    self._carry_out(Start(self.name))
+                    self._start()
                 said["directory"] = self.clones
-        return {**said, "killed": killed}
+        held = said["running"] and not said["snapshot"]
+        return {**said, "killed": killed, "hold": _resume.hold_of(self.name) if held else None}
 
     @explaining()
     def end(self, *, start: bool) -> dict[str, t.Any]:
         """After the stream: no clones, and with *start* the guest is up again.  Raises FleetError."""
         with self._lock():
             _clone.remove(self.clones)
-            if start and not self._existing().unit.active:
-                self._carry_out(Start(self.name))
+            if start:
+                self._start()
         return {}
+
+    def _start(self) -> None:
+        """Have the guest up, unless its host has seen to it, and no timer that would do so."""
+        if not self._existing().unit.active:
+            self._carry_out(Start(self.name))
+        _files.remove(os.path.join(self.paths.marks, self.name))
+        _resume.disarm(self.commands, self.name)
 
     def _carry_out(self, *steps: Step) -> Outcome:
         """Do *steps*; raises FleetError with what goes wrong."""

@@ -34,6 +34,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import typing as t
 import zlib
 
@@ -49,6 +50,9 @@ BLOCK: t.Final = 64 << 10
 # Bytes after which what was written is flushed: the flush at the end is short then.
 FLUSH: t.Final = 256 << 20
 ZEROS: t.Final = bytes(PIECE)
+# Seconds after which a hold is renewed, and which systemctl may take for it.
+RENEWAL: t.Final = 15.0
+PATIENCE: t.Final = 30.0
 
 # Programs that the standard library cannot do without.
 PACK: t.Final = ("zstd", "-q", "-1", "-c")
@@ -327,6 +331,50 @@ def unpacked(items: t.Iterable[Item], form: str | None) -> t.Iterator[Item]:
 # The source
 
 
+class Hold:
+    """What keeps the files still: a timer of systemd on this host, which lets go of them when its time is up.
+
+    *unit* is its name without a suffix, None for files that nothing holds.  The timer begins anew as long as the files
+    are read; a connection that hangs lets it run out.  When this end gives up, its service runs at once.
+    """
+
+    def __init__(self, unit: str | None) -> None:
+        self.unit = unit
+        self.renewed = time.monotonic()
+
+    def moved(self) -> None:
+        """Something was taken from this end.  Raises EndError as `renew`."""
+        if time.monotonic() - self.renewed >= RENEWAL:
+            self.renew()
+
+    def renew(self) -> None:
+        """Begin anew.  Raises EndError when the files are held no more."""
+        self.renewed = time.monotonic()
+        if self.unit is not None and not self._systemctl("restart", f"{self.unit}.timer"):
+            raise EndError(
+                "they are held no more, for nothing was taken of them for too long.",
+                field="files",
+                hint="See whether both ends answer, and run again.",
+            )
+
+    def let_go(self) -> None:
+        """Do at once what the timer would do later."""
+        if self.unit is not None:
+            self._systemctl("start", "--no-block", f"{self.unit}.service")
+            self._systemctl("stop", f"{self.unit}.timer")
+
+    @staticmethod
+    def _systemctl(*words: str) -> bool:
+        null = subprocess.DEVNULL
+        process = Program([program("systemctl"), *words], stdin=null, stdout=null, stderr=null)
+        try:
+            return process.wait(PATIENCE) == 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            return False
+
+
 def open_below(directory: int, name: str) -> int:
     """Open the file *name* below the open *directory* for reading; no part of it may be a symbolic link."""
     parts = name.split("/")
@@ -373,9 +421,19 @@ def _identity(handle: int) -> tuple[int, ...]:
 def send(request: Request, out: t.BinaryIO) -> None:
     """Say the files of *request* on *out*.
 
-    *request*: ``directory``; ``files`` (name, as, encode, decode; all below the directory without); ``measure``.
+    *request*: ``directory``; ``files`` (name, as, encode, decode; all below the directory without); ``measure``;
+    ``hold`` (see `Hold`).
     Raises EndError or OSError before anything was said of a file that cannot be.
     """
+    hold = Hold(request.get("hold"))
+    try:
+        _send(request, out, hold)
+    except BaseException:
+        hold.let_go()
+        raise
+
+
+def _send(request: Request, out: t.BinaryIO, hold: Hold) -> None:
     directory = os.open(request["directory"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     wished = request.get("files") or [{"name": name} for name in files_below(request["directory"])]
     listed, identities = [], []
@@ -405,7 +463,7 @@ def send(request: Request, out: t.BinaryIO) -> None:
             handle = open_below(directory, item["name"])
             try:
                 _unchanged(handle, item["name"], identity)
-                _send_file(handle, item, entry.get("encode"), out)
+                _send_file(handle, item, entry.get("encode"), out, hold)
                 _unchanged(handle, item["name"], identity)
             finally:
                 os.close(handle)
@@ -416,6 +474,7 @@ def send(request: Request, out: t.BinaryIO) -> None:
                 _unchanged(handle, item["name"], identity)
             finally:
                 os.close(handle)
+        hold.renew()
     out.write(frame(b"Q"))
     out.flush()
 
@@ -425,7 +484,7 @@ def _unchanged(handle: int, name: str, identity: tuple[int, ...]) -> None:
         raise EndError(f"{name} was changed while it was read.", field="files", hint="See what uses it, and run again.")
 
 
-def _send_file(handle: int, item: Request, form: str | None, out: t.BinaryIO) -> None:
+def _send_file(handle: int, item: Request, form: str | None, out: t.BinaryIO, hold: Hold) -> None:
     out.write(json_frame(b"F", {"name": item["name"]}))
     source, wire = Digest(), Digest()
     try:
@@ -435,6 +494,7 @@ def _send_file(handle: int, item: Request, form: str | None, out: t.BinaryIO) ->
                 out.writelines(frame(b"D", each[start : start + PIECE]) for start in range(0, len(each), PIECE))
             else:
                 out.write(hole(each))
+            hold.moved()
             if form is not None:
                 wire.add(each)
     except EndError as error:

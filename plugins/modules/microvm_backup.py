@@ -18,7 +18,9 @@ description:
     filesystem can clone files (btrfs, xfs), it is down for the time of the clones only, otherwise until the stream has
     ended.
   - The directory appears when it is complete. When anything goes wrong in between, there is none, and the guest is
-    started again. When the controller is killed in between, the next run of any kind on that guest starts it.
+    started again. When the controller dies in between, the guest's host starts it by itself, at once when the
+    connection ends. Where the connection hangs, it does so when nothing was read for the guest's stop timeout,
+    O(stall_timeout), O(lock_timeout) and two minutes together. A run of any kind on that guest starts it, too.
   - Room and programs at both ends are looked at before the guest is stopped.
 author:
   - microvm.fleet contributors (@microvm-fleet)
@@ -262,7 +264,7 @@ def main() -> t.NoReturn:
     try:
         run = BackupRun(given["name"], paths=Paths(), commands=Commands(), lock_timeout=given["lock_timeout"])
         if given["phase"] == "begin" and not module.check_mode:
-            found = run.begin(given["quiesce"])
+            found = run.begin(given["quiesce"], patience=given["stall_timeout"] + given["lock_timeout"])
         elif given["phase"] == "end" and not module.check_mode:
             found = run.end(start=given["start_again"])
         else:

@@ -155,6 +155,8 @@ class FakeHost(Answers):
         self.units: dict[str, FakeUnit] = {}
         self.specs: dict[str, Spec] = {}
         self.loaded: dict[str, str | None] = {}
+        # Timers that start guests again, by the guest's name: the seconds.
+        self.resuming: dict[str, int] = {}
         # Guests for which enabling fails, and what systemctl says then.
         self.broken_units: set[str] = set()
         self.substitutes: set[str] = set()
@@ -368,6 +370,8 @@ class FakeHost(Answers):
         """Programs for filesystems are there only where a test says so."""
         if name == "setpriv" or name.startswith("mkfs.") or name in ("e2fsck", "resize2fs"):
             return f"/usr/sbin/{name}" if name in self.programs else None
+        if name in ("flock", "find"):
+            return f"/usr/bin/{name}"
         return super().find(name)
 
     def answer(self, argv: tuple[str, ...]) -> tuple[int, str, str]:
@@ -388,6 +392,8 @@ class FakeHost(Answers):
             return self._systemctl(argv)
         if argv[0] in ("setpriv", "chattr"):
             return self._filesystem([word for word in argv[1:] if not word.startswith("--")])
+        if argv[0] == "systemd-run":
+            return self._run_later(argv)
         assert argv[0] == "journalctl", argv
         name = argv[2][len("microvm@") : -len(".service")]
         return 0, f"Started microvm@{name}.service.\n\nqemu-system-x86_64: cannot run\n", ""
@@ -486,6 +492,26 @@ class FakeHost(Answers):
             )
         return "\n".join(blocks)
 
+    def _run_later(self, argv: tuple[str, ...]) -> tuple[int, str, str]:
+        """A transient timer of a guest, which has to be gone before there is another."""
+        options = dict(word[2:].split("=", 1) for word in argv if word.startswith("--") and "=" in word)
+        name = argv[argv.index("-name") + 1]
+        assert options["unit"] == f"microvm-fleet-resume-{name}"
+        assert os.path.join(self.paths.locks, f"guest-{name}") in argv
+        assert argv[-4:] == ("start", f"microvm@{name}.service", ";", "-delete")
+        if name in self.resuming:
+            return 1, "", f"Failed to start transient timer unit: Unit {options['unit']}.timer was already loaded\n"
+        self.resuming[name] = int(options["on-active"].rstrip("s"))
+        return 0, "", ""
+
+    def time_is_up(self, name: str) -> None:
+        """The timer of guest *name* runs out."""
+        del self.resuming[name]
+        mark = Path(self.paths.marks, name)
+        if mark.exists():
+            self.start(name)
+            mark.unlink()
+
     def _systemctl(self, argv: tuple[str, ...]) -> tuple[int, str, str]:
         words = [word for word in argv[1:] if not word.startswith("--")]
         verb = words[0]
@@ -496,6 +522,9 @@ class FakeHost(Answers):
         if verb == "daemon-reload":
             self.loaded = {name: self._drop_in(name) for name in self.units}
             return 0, "", ""
+        if verb == "stop" and words[1].startswith("microvm-fleet-resume-"):
+            missing = self.resuming.pop(words[1][len("microvm-fleet-resume-") : -len(".timer")], None) is None
+            return (5, "", f"Failed to stop {words[1]}: Unit {words[1]} not loaded.\n") if missing else (0, "", "")
         names = [word[len("microvm@") : -len(".service")] for word in words[1:]]
         broken = [name for name in names if name in self.broken_units]
         if broken and verb in ("enable", "disable"):

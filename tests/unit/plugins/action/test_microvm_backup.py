@@ -35,17 +35,20 @@ CONTENT = b"data" * 10000 + bytes((16 << 20) - 40000)
 
 
 @pytest.fixture(autouse=True)
-def accounts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is a user of the hypervisors, here and at the ends of streams."""
+def holds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What streams are told to renew; there is no systemd to do so, nor a user of the hypervisors."""
+    found: list[str] = []
     monkeypatch.setattr(pwd, "getpwnam", lambda name: pwd.struct_passwd((name, "x", 77, 78, "", "/", "/bin/sh")))
     real = BackupAction.pipe
 
     def pipe(self: t.Any, source: t.Any, sink: t.Any, **requests: Result) -> t.Any:
         for key in ("owner", "group"):
             requests["receive"].pop(key, None)
+        found.append(requests["send"].pop("hold", "nothing"))
         return real(self, source, sink, **requests)
 
     monkeypatch.setattr(BackupAction, "pipe", pipe)
+    return found
 
 
 def furnish(host: FakeHost, *, state: str = "started", **spec: t.Any) -> FakeHost:
@@ -83,7 +86,7 @@ def act(module: t.Any, host: FakeHost, *, check: bool = False, **args: t.Any) ->
         backup = BackupRun(given["name"], paths=host.paths, commands=host)
         phases: dict[str, t.Callable[[], Result]] = {
             "look": lambda: backup.look(given["quiesce"]),
-            "begin": lambda: backup.begin(given["quiesce"]),
+            "begin": lambda: backup.begin(given["quiesce"], patience=given["stall_timeout"] + given["lock_timeout"]),
             "end": lambda: backup.end(start=given["start_again"]),
             "find": lambda: backup.find(given["images"]),
             "place": lambda: backup.place(given["images"]),
@@ -139,6 +142,26 @@ def test_a_backup_is_restored_on_another_host(host: FakeHost, other: FakeHost, p
     again = act(microvm_restore, other, src={"path": made["path"]})
     assert again["msg"] == "guest db1, name: it runs. Stop it first; a restore replaces its volumes."
     assert again["changed"] is False
+
+
+def test_the_host_starts_the_guest_if_the_stream_ends_or_hangs(
+    host: FakeHost, place: Path, holds: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    armed: list[int] = []
+    run_later = host._run_later
+
+    def seen(argv: tuple[str, ...]) -> tuple[int, str, str]:
+        done = run_later(argv)
+        armed.append(host.resuming["db1"])
+        return done
+
+    monkeypatch.setattr(host, "_run_later", seen)
+    back_up(furnish(host), place, stall_timeout=1000, lock_timeout=10)
+    # Of the two streams, the first only measures.
+    assert holds == ["nothing", "microvm-fleet-resume-db1"]
+    assert len(armed) == 1
+    assert armed[0] > 1010
+    assert host.resuming == {}
 
 
 def test_check_mode_says_the_same_and_changes_nothing(host: FakeHost, other: FakeHost, place: Path) -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import pwd
 import shutil
@@ -19,7 +20,7 @@ import yaml
 
 from ansible_collections.microvm.fleet.plugins.action import microvm_backup as backup_action
 from ansible_collections.microvm.fleet.plugins.action import microvm_restore as restore_action
-from ansible_collections.microvm.fleet.plugins.module_utils import _clone, _files
+from ansible_collections.microvm.fleet.plugins.module_utils import _clone, _files, _resume
 from ansible_collections.microvm.fleet.plugins.module_utils._backup_run import BackupRun
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import Busy, FleetError, InvalidWish
 from ansible_collections.microvm.fleet.plugins.modules import microvm_backup, microvm_restore
@@ -115,9 +116,11 @@ def test_without_clones_the_guest_is_down_until_the_end(host: FakeHost) -> None:
     assert not up(host)
     assert (begun["running"], begun["snapshot"], begun["killed"]) == (True, False, False)
     assert begun["directory"] == host.paths.guest("db1")
+    assert begun["hold"] == "microvm-fleet-resume-db1"
     backup.end(start=True)
     assert up(host)
     assert not os.listdir(host.paths.marks)
+    assert not host.resuming
 
 
 def test_with_clones_it_is_up_again_at_once(host: FakeHost, clones: list[str]) -> None:
@@ -128,6 +131,8 @@ def test_with_clones_it_is_up_again_at_once(host: FakeHost, clones: list[str]) -
     assert up(host)
     assert begun["snapshot"] is True
     assert begun["directory"] == backup.clones
+    assert begun["hold"] is None
+    assert not host.resuming
     assert (Path(backup.clones) / "data.img").read_bytes() == b"data"
     assert stat.S_IMODE(os.stat(os.path.dirname(backup.clones)).st_mode) == 0o700
     assert clones[-1] == os.path.join(backup.clones, "data.img")
@@ -173,7 +178,8 @@ def test_a_clone_that_fails_leaves_the_guest_up(
 
 def test_a_guest_that_is_off_stays_off(host: FakeHost) -> None:
     backup = furnish(host, state="present")
-    assert backup.begin("auto")["running"] is False
+    begun = backup.begin("auto")
+    assert (begun["running"], begun["hold"], host.resuming) == (False, None, {})
     backup.end(start=False)
     assert not up(host)
 
@@ -187,6 +193,73 @@ def test_a_run_that_is_killed_is_finished_by_any_other(host: FakeHost) -> None:
     furnish(host).begin("auto")
     assert not up(host)
     assert not run(host, [wish("db1")]).failures
+    assert up(host)
+    host.stop("db1")
+    host.time_is_up("db1")
+    assert not up(host)
+
+
+def test_a_run_that_is_killed_is_finished_by_its_host(host: FakeHost) -> None:
+    furnish(host).begin("auto", patience=300)
+    assert not up(host)
+    assert host.resuming["db1"] > 300 + _resume.LEEWAY
+    host.time_is_up("db1")
+    assert up(host)
+    assert not os.listdir(host.paths.marks)
+
+
+def test_the_next_backup_finishes_one_that_was_killed(host: FakeHost) -> None:
+    backup = furnish(host)
+    backup.begin("auto")
+    begun = backup.begin("auto")
+    assert (begun["running"], begun["killed"], list(host.resuming)) == (True, False, ["db1"])
+    backup.end(start=True)
+    assert up(host)
+
+
+def test_a_guest_that_its_host_has_started_is_left_up(host: FakeHost) -> None:
+    backup = furnish(host)
+    backup.begin("auto")
+    host.time_is_up("db1")
+    host.calls.clear()
+    backup.end(start=True)
+    assert up(host)
+    assert host.count("start", "microvm@db1.service") == 0
+
+
+def test_killed_anywhere_the_guest_is_started_by_its_host(tmp_path: Path, clones: list[str]) -> None:
+    at = 0
+    for quiesce in ("auto", "stop"):
+        for at in itertools.count():
+            host = FakeHost(tmp_path / f"{quiesce}{at}")
+            backup = furnish(host)
+            with Killer(host, at) as killer:
+                backup.begin(quiesce)
+                backup.end(start=True)
+            if not killer.dead:
+                break
+            if not up(host):
+                host.time_is_up("db1")
+            assert up(host), at
+        assert at > 5
+    assert clones
+
+
+def test_a_host_without_the_programs_for_it_is_refused_before_the_stop(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup = furnish(host)
+    monkeypatch.setattr(host, "find", lambda name: None if name == "flock" else f"/usr/bin/{name}")
+    with pytest.raises(FleetError, match="the program flock is not on this host"):
+        backup.begin("auto")
+    assert up(host)
+
+
+def test_a_timer_that_cannot_be_is_said_before_the_stop(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    backup = furnish(host)
+    monkeypatch.setattr(host, "_run_later", lambda argv: (1, "", f"no {argv[0]}"))
+    with pytest.raises(FleetError, match="no systemd-run"):
+        backup.begin("auto")
     assert up(host)
 
 

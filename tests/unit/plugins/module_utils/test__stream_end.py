@@ -469,6 +469,81 @@ def test_a_cut_packed_file_is_refused_before_it_is_read(source: Path, sink: Path
         made(stream, sink, expect={"a": {"wire_size": 999}}, measure=True)
 
 
+@pytest.fixture
+def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[], list[str]]:
+    """A systemctl that notes its calls, which this gives, and fails for timers once there is a file ``lost``."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    calls = directory / "calls"
+    script = directory / "systemctl"
+    script.write_text(
+        f'#!/bin/sh\necho "$*" >> {calls}\ncase $2 in *.timer) test ! -e {directory}/lost ;; esac\n', encoding="utf-8"
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+    return lambda: calls.read_text(encoding="utf-8").splitlines() if calls.exists() else []
+
+
+LET_GO = ["start --no-block resume-a.service", "stop resume-a.timer"]
+
+
+@pytest.mark.parametrize(("every", "least"), [(1e9, 1), (0.0, 4)])
+def test_what_holds_files_still_is_renewed_as_they_are_read(
+    source: Path, systemctl: t.Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch, every: float, least: int
+) -> None:
+    monkeypatch.setattr(end, "RENEWAL", every)
+    sparse(source / "a")
+    assert frames(said(source, "a", hold="resume-a"))[-1][0] == b"Q"
+    assert set(systemctl()) == {"restart resume-a.timer"}
+    assert len(systemctl()) >= least
+    assert (len(systemctl()) == 1) == (least == 1)
+
+
+def test_files_that_nothing_holds_are_read_as_ever(source: Path, systemctl: t.Callable[[], list[str]]) -> None:
+    (source / "a").write_text("a")
+    assert frames(said(source, "a"))[-1][0] == b"Q"
+    assert systemctl() == []
+
+
+def test_files_that_are_held_no_more_are_an_error(
+    source: Path, tmp_path: Path, systemctl: t.Callable[[], list[str]]
+) -> None:
+    (source / "a").write_text("a")
+    (tmp_path / "bin" / "lost").touch()
+    with pytest.raises(EndError, match="held no more"):
+        said(source, "a", hold="resume-a")
+    assert systemctl() == ["restart resume-a.timer", *LET_GO]
+
+
+class Closed(io.BytesIO):
+    """A pipe whose other end goes after the first frame."""
+
+    def writelines(self, _lines: t.Iterable[t.Any]) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("form", [None, "gzip"])
+def test_an_end_that_gives_up_lets_go_at_once(
+    source: Path, systemctl: t.Callable[[], list[str]], form: str | None
+) -> None:
+    sparse(source / "a")
+    request = {"directory": str(source), "files": [{"name": "a", "encode": form}], "hold": "resume-a"}
+    with pytest.raises(BrokenPipeError):
+        end.send(request, Closed())
+    assert systemctl() == LET_GO
+
+
+def test_a_systemctl_that_does_not_answer_holds_nothing(
+    source: Path, tmp_path: Path, systemctl: t.Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(end, "PATIENCE", 0.01)
+    (tmp_path / "bin" / "systemctl").write_text("#!/bin/sh\nexec sleep 60\n")
+    (source / "a").write_text("a")
+    with pytest.raises(EndError, match="held no more"):
+        said(source, "a", hold="resume-a")
+    assert systemctl() == []
+
+
 class Standard:
     """Standard input or output of the program."""
 
