@@ -68,7 +68,6 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     VolumeStep,
     Write,
 )
-from ansible_collections.microvm.fleet.plugins.module_utils._health_wish import Health
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import STORE, Paths
 from ansible_collections.microvm.fleet.plugins.module_utils._systemd import Unit
 
@@ -79,9 +78,6 @@ UNIT_TIMEOUT: t.Final = 150
 # What systemd's own work may take beyond the units' timeouts.
 MARGIN: t.Final = 30
 POLL: t.Final = 0.2
-# How much of the journal is shown of a guest that is not healthy.
-JOURNAL_LINES: t.Final = 30
-
 COPY_FIRST: t.Final = (
     "Copy it to this host first, as the role microvm.fleet.build does, or give the host a substituter that has it."
 )
@@ -113,9 +109,9 @@ class Apply:
         self.lock_timeout = lock_timeout
         self.outcomes: dict[str, Outcome] = {}
         # When each guest was started, in seconds of time.monotonic().
-        self._started: dict[str, float] = {}
-        # Why the systems of some were not activated inside them.
-        self._not_live: dict[str, str] = {}
+        self.started: dict[str, float] = {}
+        # Why the systems of some were not activated inside them, by their names.
+        self.not_live: dict[str, str] = {}
         self.warnings: list[str] = []
 
     def prepare(self, plans: t.Sequence[GuestPlan]) -> None:
@@ -126,7 +122,7 @@ class Apply:
             step = next((step for step in plan.steps if isinstance(step, Stage)), None)
             if step is not None:
                 staged.append((plan, step))
-        self._together([(plan, [step]) for plan, step in staged])
+        self.together([(plan, [step]) for plan, step in staged])
         staged = [(plan, step) for plan, step in staged if self.outcomes[plan.name].error is None]
         wanted = {step.runner: step.source for _plan, step in staged}
         # Rooted before this question is asked, what is there stays there.
@@ -176,14 +172,19 @@ class Apply:
         # Of these an earlier run has found out that they are not.
         known = {plan.name: plan.revert.reason for plan in plans if plan.revert is not None and plan.revert.reason}
         fresh = [plan for plan in plans if plan.name not in known]
-        self._carry_out(fresh)
-        unhealthy = self._judge(self._with(fresh, Await))
-        self._revert(plans, {**known, **unhealthy})
+        self.carry_out(fresh)
+        if known or self._with(fresh, Await):
+            # Loaded for runs that wait for something only.
+            from ansible_collections.microvm.fleet.plugins.module_utils._guest_settle import (  # noqa: PLC0415
+                Settling,
+            )
+
+            Settling(self).run(plans, known)
         for plan in self._with(plans, Discard):
             self._discard(plan)
 
-    def _carry_out(self, plans: t.Sequence[GuestPlan]) -> None:
-        """Stops, files, settings, autostart, starts; each kind for all guests at once."""
+    def carry_out(self, plans: t.Sequence[GuestPlan]) -> None:
+        """Stops, files, settings, autostart, starts; each kind for all guests at once.  Nobody is waited for then."""
         self._credentials(plans)
         self._describe(self._with(plans, Describe), Describe)
         for plan in self._with(plans, Mark):
@@ -191,7 +192,7 @@ class Apply:
         self._stop(self._with(plans, Stop))
         self._each_or_all(self._autostarts(plans, enable=False), _systemd.disable)
         self._describe(self._with(plans, Undescribe), Undescribe)
-        self._together(
+        self.together(
             [
                 (
                     plan,
@@ -277,7 +278,7 @@ class Apply:
             for plan in plans:
                 self.outcomes[plan.name].done.append(steps[plan.name])
 
-    def _together(self, work: t.Sequence[tuple[GuestPlan, t.Sequence[Step]]]) -> None:
+    def together(self, work: t.Sequence[tuple[GuestPlan, t.Sequence[Step]]]) -> None:
         """Do steps of many guests, those of each in their order.
 
         All guests go on to the point where what comes next relies on what was before being on the disk; that is
@@ -358,7 +359,7 @@ class Apply:
                     if ours and entry.startswith(_files.TEMPORARY):
                         _files.remove(os.path.join(directory, entry))
         if not any(isinstance(each, (Start, Await)) for each in plan.steps):
-            self._unmark([plan])
+            self.unmark([plan])
 
     def _mark(self, plan: GuestPlan) -> None:
         """Before any other step, and in a filesystem that ends with the host's boot: there is nothing to flush."""
@@ -610,7 +611,7 @@ class Apply:
             ],
         )
         limit = max(plan.wish.start_timeout or UNIT_TIMEOUT for plan in plans)
-        self._started.update({plan.name: time.monotonic() for plan in plans})
+        self.started.update({plan.name: time.monotonic() for plan in plans})
         complaint = self._jobs("start", plans, timeout=limit + MARGIN)
         deadline = time.monotonic() + limit
         for plan in judged:
@@ -633,9 +634,10 @@ class Apply:
             pending = waiting
             if pending:
                 time.sleep(POLL)
-        self._unmark(unjudged)
+        self.unmark(unjudged)
 
-    def _unmark(self, plans: t.Iterable[GuestPlan]) -> None:
+    def unmark(self, plans: t.Iterable[GuestPlan]) -> None:
+        """Nothing is left to be done about these guests that a later run would have to know of."""
         for plan in plans:
             _files.remove(os.path.join(self.paths.marks, plan.name))
 
@@ -659,76 +661,14 @@ class Apply:
             )
         done = [plan for plan in plans if wrong[plan.name] is None]
         restarting = [plan for plan in plans if wrong[plan.name] is not None and steps[plan.name].restart]
-        self._together([(plan, [steps[plan.name]]) for plan in done])
-        self._started.update({plan.name: time.monotonic() for plan in done})
-        self._not_live.update(
+        self.together([(plan, [steps[plan.name]]) for plan in done])
+        self.started.update({plan.name: time.monotonic() for plan in done})
+        self.not_live.update(
             {plan.name: str(wrong[plan.name]) for plan in plans if plan not in done and plan not in restarting}
         )
         again = [replace(plan, steps=(Stop(plan.name), Start(plan.name), *plan.steps)) for plan in restarting]
         self._stop(again)
         self._start([plan for plan in again if self.outcomes[plan.name].error is None])
-
-    # Judgements
-
-    def _judge(self, plans: t.Sequence[GuestPlan]) -> dict[str, str]:
-        """Wait for the health of all guests of *plans* at once; why some are not healthy, by their names.
-
-        For those that are, what comes after is done.
-        """
-        if not plans:
-            return {}
-        now = time.monotonic()
-        units = _systemd.show(self.commands)
-        gone = {
-            plan.name: _not_up(units.get(plan.name, Unit()))
-            for plan in plans
-            if started(units.get(plan.name, Unit()), now) is False
-        }
-        gone.update({plan.name: self._not_live[plan.name] for plan in plans if plan.name in self._not_live})
-        verdicts: dict[str, str | None] = dict(gone)
-        verdicts.update(
-            await_healthy(
-                self.commands,
-                {plan.name: plan.wish.health for plan in plans if plan.name not in gone},
-                started={plan.name: self._started.get(plan.name, now) for plan in plans},
-                paths=self.paths,
-                note=self.warnings.append,
-            )
-        )
-        healthy = [plan for plan in plans if verdicts[plan.name] is None]
-        for plan in healthy:
-            self.outcomes[plan.name].done += [step for step in plan.steps if isinstance(step, Await)]
-        self._together([(plan, _after(plan)) for plan in healthy])
-        self._unmark(healthy)
-        return {name: reason for name, reason in verdicts.items() if reason is not None}
-
-    def _revert(self, plans: t.Sequence[GuestPlan], reasons: t.Mapping[str, str]) -> None:
-        """Bring guests that are not healthy, *reasons* say why, to where their plans say; their outcome is an error."""
-        unhealthy = [plan for plan in plans if plan.name in reasons]
-        journals = {plan.name: _systemd.journal(self.commands, plan.name, lines=JOURNAL_LINES) for plan in unhealthy}
-        units = _systemd.show(self.commands) if unhealthy else {}
-        undoing = []
-        for plan in unhealthy:
-            outcome, revert = self.outcomes[plan.name], plan.revert
-            outcome.reason = reasons[plan.name]
-            if revert is not None and os.path.lexists(self.paths.store(revert.back.runner)):
-                outcome.reverted = revert
-                steps = tuple(
-                    replace(step, reason=outcome.reason) if isinstance(step, Reject) else step for step in revert.steps
-                )
-                guest = replace(plan.guest, unit=units.get(plan.name, Unit()))
-                undoing.append(replace(plan, steps=steps, guest=guest, revert=None))
-        inner = Apply(self.paths, self.commands, build_timeout=self.build_timeout, lock_timeout=self.lock_timeout)
-        if undoing:
-            inner.finish(undoing)
-            self.warnings += inner.warnings
-        for plan in unhealthy:
-            outcome = self.outcomes[plan.name]
-            undone = inner.outcomes.get(plan.name, Outcome())
-            outcome.undone, outcome.killed = undone.done, outcome.killed or undone.killed
-            outcome.restored = outcome.reverted is not None and undone.error is None
-            outcome.error = _unhealthy(plan, outcome, undone, journals[plan.name])
-        self._unmark(unhealthy)
 
     def _jobs(self, verb: str, plans: t.Sequence[GuestPlan], *, timeout: float) -> str:
         try:
@@ -738,7 +678,7 @@ class Apply:
 
     def _not_started(self, plan: GuestPlan, unit: Unit, complaint: str) -> FleetError:
         log = _systemd.journal(self.commands, plan.name)
-        seen = _not_up(unit)
+        seen = not_up(unit)
         if complaint.strip() and unit.active_state == "inactive":
             seen += f"; systemctl said: {complaint.strip()}"
         return FleetError(
@@ -746,20 +686,6 @@ class Apply:
             subject=plan.wish.subject,
             field="state",
         )
-
-
-def await_healthy(
-    commands: Commands,
-    healths: t.Mapping[str, Health],
-    *,
-    started: t.Mapping[str, float],
-    paths: Paths,
-    note: t.Callable[[str], None],
-) -> t.Mapping[str, str | None]:
-    """As in `_health_run`, which is loaded for runs that wait for something only."""
-    from ansible_collections.microvm.fleet.plugins.module_utils import _health_run  # noqa: PLC0415
-
-    return _health_run.await_healthy(commands, healths, started=started, paths=paths, note=note)
 
 
 def started(unit: Unit, now: float) -> bool | None:
@@ -777,7 +703,8 @@ def started(unit: Unit, now: float) -> bool | None:
     return None
 
 
-def _not_up(unit: Unit) -> str:
+def not_up(unit: Unit) -> str:
+    """What is said of a guest that is not up to stay."""
     seen = f"did not stay up: the unit is {unit.active_state} ({unit.result})"
     return f"{seen} after {unit.restarts} restarts" if unit.restarts else seen
 
@@ -785,33 +712,6 @@ def _not_up(unit: Unit) -> str:
 def _until(plan: GuestPlan) -> t.Iterator[Step]:
     """The steps before it is waited for whether the guest is healthy; all where nobody waits."""
     return itertools.takewhile(lambda step: not isinstance(step, Await), plan.steps)
-
-
-def _after(plan: GuestPlan) -> list[Step]:
-    """The steps for a guest that is healthy, without what comes last of all."""
-    rest = itertools.dropwhile(lambda step: not isinstance(step, Await), plan.steps)
-    return [step for step in rest if not isinstance(step, (Await, Discard))]
-
-
-def _unhealthy(plan: GuestPlan, outcome: Outcome, undone: Outcome, journal: str) -> FleetError:
-    """What is said of a guest that is not healthy, and of what was done about that."""
-    revert = outcome.reverted
-    if revert is None:
-        runner = next((step.runner for step in plan.steps if isinstance(step, Judged)), plan.guest.current)
-        origin = judge.place_of(plan.guest, str(runner), plan.steps).words()
-        seen = f"{origin} is not healthy: {outcome.reason}\nThere is nothing that it could go back to, so it stays."
-    else:
-        origin, back = revert.origin.words(), revert.back.words()
-        seen = f"{origin} is not healthy: {outcome.reason}\nIt went back to {back}, which "
-        if undone.error is not None:
-            seen += f"failed too: {undone.error.seen}"
-        elif any(isinstance(step, Await) for step in undone.done):
-            seen += "is healthy."
-        else:
-            seen += "does not run."
-    return FleetError(
-        f"{seen}\nIts journal ended with:\n{journal or '(nothing)'}", subject=plan.wish.subject, field="health"
-    )
 
 
 def _about(plan: GuestPlan, option: str, error: FleetError) -> FleetError:

@@ -18,6 +18,7 @@ import signal
 import time
 import typing as t
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.microvm.fleet.plugins.module_utils import _systemd
@@ -61,48 +62,20 @@ def await_healthy(
 ) -> dict[str, str | None]:
     """Wait until each guest of *healths* is healthy or will not be: None, or the reason in words.
 
-    *started* says when each was started, in seconds of CLOCK_MONOTONIC: right before systemd was asked to.  *progress*
-    is called for each guest as soon as it is decided about, *note* with what the operator should know besides.  Ends
-    in any case when the last `healthy_deadline` is over.  Has to be called in the main thread, whose signals bound the
-    time of patterns.
+    *started* says when each was started.  *progress* is called for each guest as soon as it is decided about.  Ends in
+    any case when the last `healthy_deadline` is over.  The rest is as of `Waiting`.
     """
-    guests = {
-        name: _Guest(name, health, Judge(health, started[name], search_within)) for name, health in healths.items()
-    }
-    wait = _Wait(commands, guests, HostKeys(paths or Paths()), clock)
-    own = None if pool is not None else ThreadPoolExecutor(max_workers=THREADS)
     verdicts: dict[str, str | None] = {}
-    last = clock()
-    try:
-        while True:
-            wait.look()
-            wait.ask(pool or t.cast("Executor", own))
-            now = clock()
-            for guest in wait.pending():
-                verdict = guest.judge.verdict(now)
-                limit = guest.health.progress_deadline
-                if verdict is None and limit and now - last >= limit:
-                    verdict = Verdict(f"no guest has become healthy for {limit} s")
-                if verdict is None:
-                    continue
-                guest.decided = True
-                verdicts[guest.name] = verdict.reason
-                if verdict.reason is None:
-                    last = now
+    with closing(Waiting(commands, paths=paths, note=note, clock=clock, pool=pool)) as waiting:
+        for name, health in healths.items():
+            waiting.add(name, health, started[name])
+        while waiting.pending:
+            for name, reason in waiting.look().items():
+                verdicts[name] = reason
                 if progress is not None:
-                    progress(guest.name, verdict.reason)
-            if len(verdicts) == len(guests):
-                break
-            sleep(ROUND)
-    finally:
-        if own is not None:
-            # What is still asked ends within its own timeout, and nobody waits for it.
-            own.shutdown(wait=False)
-    for name in sorted(guests) if note is not None else ():
-        if guests[name].contacted and wait.keys.changed(name):
-            t.cast("t.Callable[[str], None]", note)(
-                f"guest {name} has another SSH host key than in its last start; to have it fixed, give host_key"
-            )
+                    progress(name, reason)
+            if waiting.pending:
+                sleep(ROUND)
     return {name: verdicts[name] for name in healths}
 
 
@@ -116,44 +89,106 @@ class _Asked:
 
 @dataclass
 class _Guest:
-    """One guest that is waited for."""
+    """One guest that is waited for, since *added*."""
 
     name: str
     health: Health
     judge: Judge
+    added: float
     asked: dict[int, _Asked] = field(default_factory=dict)
     invocation: str = ""
     up: bool = False
     contacted: bool = False
-    decided: bool = False
 
     def __post_init__(self) -> None:
         self.asked = {number: _Asked() for number, probe in enumerate(self.health.probes) if probe.asks}
 
 
-class _Wait:
-    """What is seen of guests, round by round."""
+class Waiting:
+    """Guests that are waited for.  More may come at any time, and one that was decided about may come again.
+
+    *note* is called with what the operator should know besides.  Has to be used in the main thread, whose signals
+    bound the time of patterns.
+    """
 
     def __init__(
-        self, commands: Commands, guests: t.Mapping[str, _Guest], keys: HostKeys, clock: t.Callable[[], float]
+        self,
+        commands: Commands,
+        *,
+        paths: Paths | None = None,
+        note: t.Callable[[str], None] | None = None,
+        clock: t.Callable[[], float] = time.monotonic,
+        pool: Executor | None = None,
     ) -> None:
-        self.keys = keys
         self._commands = commands
-        self._guests = guests
+        self._keys = HostKeys(paths or Paths())
+        self._note = note
         self._clock = clock
+        self._pool = pool or ThreadPoolExecutor(max_workers=THREADS)
+        self._own = pool is None
         self._journal = Journal(commands)
+        self._guests: dict[str, _Guest] = {}
+        self._last = clock()
+        self._noted: set[str] = set()
 
-    def pending(self) -> list[_Guest]:
-        """Guests that are not decided about."""
-        return [guest for guest in self._guests.values() if not guest.decided]
+    def close(self) -> None:
+        """Ask nobody any more.  What is still asked ends within its own timeout, and nobody waits for it."""
+        if self._own:
+            self._pool.shutdown(wait=False)
 
-    def look(self) -> None:
+    @property
+    def pending(self) -> bool:
+        """Whether anybody is waited for."""
+        return bool(self._guests)
+
+    def add(self, name: str, health: Health, started: float) -> None:
+        """Wait for guest *name*, too.
+
+        *started* is in seconds of the clock (CLOCK_MONOTONIC): right before systemd was asked to start it.
+        """
+        self._guests[name] = _Guest(name, health, Judge(health, started, search_within), self._clock())
+
+    def look(self) -> dict[str, str | None]:
+        """Have one look at all guests.  Those that are decided about by now are not waited for any more.
+
+        None is for one that is healthy, else it is the reason.
+        """
+        if not self._guests:
+            return {}
+        self._see()
+        self._ask()
+        now = self._clock()
+        verdicts: dict[str, str | None] = {}
+        for guest in list(self._guests.values()):
+            verdict = guest.judge.verdict(now)
+            limit = guest.health.progress_deadline
+            if verdict is None and limit and now - max(self._last, guest.added) >= limit:
+                verdict = Verdict(f"no guest has become healthy for {limit} s")
+            if verdict is None:
+                continue
+            del self._guests[guest.name]
+            verdicts[guest.name] = verdict.reason
+            if verdict.reason is None:
+                self._last = now
+            self._tell(guest)
+        return verdicts
+
+    def _tell(self, guest: _Guest) -> None:
+        """Note, once, a guest that has shown another SSH host key than before."""
+        if self._note is None or not guest.contacted or guest.name in self._noted:
+            return
+        if self._keys.changed(guest.name):
+            self._noted.add(guest.name)
+            self._note(
+                f"guest {guest.name} has another SSH host key than in its last start; to have it fixed, give host_key"
+            )
+
+    def _see(self) -> None:
         """Tell the judges what units and journals say."""
-        pending = self.pending()
         lines: t.Mapping[str, t.Sequence[tuple[str, str]]] = {}
         unread = None
         try:
-            lines = self._journal.read([guest.name for guest in pending])
+            lines = self._journal.read(self._guests)
         except CommandError as error:
             unread = error.seen
         try:
@@ -162,7 +197,7 @@ class _Wait:
             # Perhaps systemd is busy.  The time of those who wait runs on.
             return
         now = self._clock()
-        for guest in pending:
+        for guest in self._guests.values():
             unit = units.get(guest.name, Unit())
             guest.up, guest.invocation = unit.active, unit.invocation
             # First, since a guest that has told why it ends has ended for that.
@@ -173,9 +208,9 @@ class _Wait:
                 guest.judge.lines(own, now)
             guest.judge.unit(unit, now)
 
-    def ask(self, pool: Executor) -> None:
+    def _ask(self) -> None:
         """Take answers, and ask what is due."""
-        for guest in self.pending():
+        for guest in self._guests.values():
             for number, asked in guest.asked.items():
                 probe = guest.health.probes[number]
                 if asked.future is not None and asked.future.done():
@@ -188,18 +223,18 @@ class _Wait:
                     asked.due = now + probe.interval
                     # When all is over, no thread is to be waited for.
                     left = max(1, int(guest.judge.started + guest.health.healthy_deadline - now))
-                    asked.future = self._question(pool, guest, replace(probe, timeout=min(probe.timeout, left)))
+                    asked.future = self._question(guest, replace(probe, timeout=min(probe.timeout, left)))
 
-    def _question(self, pool: Executor, guest: _Guest, probe: Probe) -> Future[Answer]:
+    def _question(self, guest: _Guest, probe: Probe) -> Future[Answer]:
         hosts_file = None
         if probe.access is not None:
             try:
-                hosts_file = self.keys.prepare(guest.name, guest.invocation, probe.access)
+                hosts_file = self._keys.prepare(guest.name, guest.invocation, probe.access)
             except OSError as error:
                 done: Future[Answer] = Future()
                 done.set_result(Answer(wrong=f"{error.filename}: {error.strerror}"))
                 return done
-        return pool.submit(ask, self._commands, probe, hosts_file, guest.name)
+        return self._pool.submit(ask, self._commands, probe, hosts_file, guest.name)
 
 
 class Journal:
@@ -208,31 +243,46 @@ class Journal:
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
         self._cursor: str | None = None
+        self._followed: set[str] = set()
 
     def read(self, names: t.Iterable[str]) -> dict[str, list[tuple[str, str]]]:
         """What has come since the last time: invocation of the unit and text of each line, by the guest's name.
 
-        Raises CommandError.
+        Of a guest of which was not read the last time, all that there is; some of its lines may come twice.  Raises
+        CommandError.
         """
         units = {_systemd.unit(name): name for name in names}
+        found: dict[str, list[tuple[str, str]]] = {}
         if not units:
-            return {}
+            return found
+        new = {unit: name for unit, name in units.items() if name not in self._followed}
+        if self._cursor is not None and new:
+            # First, so that no line comes in between: what is read then is read on for all.
+            for _cursor, name, line in self._entries(new, ["--lines", str(LINES)]):
+                found.setdefault(name, []).extend(line)
+        where = ["--lines", str(LINES)] if self._cursor is None else ["--after-cursor", self._cursor]
+        for cursor, name, line in self._entries(units, where):
+            self._cursor = cursor or self._cursor
+            found.setdefault(name, []).extend(line)
+        self._followed = set(units.values())
+        return {name: entries for name, entries in found.items() if entries}
+
+    def _entries(
+        self, units: t.Mapping[str, str], where: t.Sequence[str]
+    ) -> t.Iterator[tuple[str, str, list[tuple[str, str]]]]:
+        """Cursor and guest of each entry of *units* that journalctl finds, and its line, if it has one."""
         # systemd.journal-fields(7); what these processes themselves have written, and not what systemd says of them.
         argv = ["journalctl", "--quiet", "--no-pager", "--output", "json"]
-        argv += ["--output-fields", "MESSAGE,_SYSTEMD_UNIT,_SYSTEMD_INVOCATION_ID"]
-        argv += ["--lines", str(LINES)] if self._cursor is None else ["--after-cursor", self._cursor]
+        argv += ["--output-fields", "MESSAGE,_SYSTEMD_UNIT,_SYSTEMD_INVOCATION_ID", *where]
         done = self._commands.run([*argv, *(f"_SYSTEMD_UNIT={unit}" for unit in units)], timeout=30)
-        found: dict[str, list[tuple[str, str]]] = {}
-        for line in done.stdout.split("\n"):
-            entry = _entry(line)
-            if entry is None:
+        for said in done.stdout.split("\n"):
+            entry = _entry(said)
+            name = units.get(str(entry.get("_SYSTEMD_UNIT"))) if entry is not None else None
+            if entry is None or name is None:
                 continue
-            self._cursor = str(entry.get("__CURSOR") or self._cursor or "") or None
             text = _text(entry.get("MESSAGE"))
-            name = units.get(str(entry.get("_SYSTEMD_UNIT")))
-            if name is not None and text is not None:
-                found.setdefault(name, []).append((str(entry.get("_SYSTEMD_INVOCATION_ID")), text))
-        return found
+            line = [] if text is None else [(str(entry.get("_SYSTEMD_INVOCATION_ID")), text)]
+            yield str(entry.get("__CURSOR") or ""), name, line
 
 
 def _entry(line: str) -> dict[str, t.Any] | None:

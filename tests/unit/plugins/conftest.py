@@ -10,12 +10,13 @@ import grp
 import json
 import os
 import typing as t
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.microvm.fleet.plugins.module_utils import _guest_apply, _systemd
+from ansible_collections.microvm.fleet.plugins.module_utils import _guest_settle, _systemd
 from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FakeHost
 
 # Why guests are not healthy, by their names or by the runners that they have.
@@ -49,22 +50,54 @@ def host(tmp_path: Path) -> FakeHost:
     return FakeHost(tmp_path)
 
 
+class AtOnce(Executor):
+    """In place of threads: does what it is given right away, so that tests see the same order each time."""
+
+    def __init__(self, max_workers: int | None = None) -> None:
+        """As many as there may be is one."""
+
+    def submit(self, fn: t.Callable[..., t.Any], /, *args: t.Any, **kwargs: t.Any) -> Future[t.Any]:
+        """As the real one."""
+        future: Future[t.Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+class Oracle:
+    """In place of the wait: verdicts at the first look."""
+
+    def __init__(self, verdicts: Verdicts, commands: t.Any) -> None:
+        self._verdicts = verdicts
+        self._commands = commands
+        self._names: list[str] = []
+
+    def add(self, name: str, _health: t.Any, _started: float) -> None:
+        """Wait for a guest."""
+        self._names.append(name)
+
+    def look(self) -> Verdicts:
+        """What is known of guests by now."""
+        names, self._names = self._names, []
+        units = _systemd.show(self._commands) if names else {}
+        up = {name for name, unit in units.items() if unit.active}
+        current = {name: os.readlink(self._commands.paths.guest(name, "current")) for name in names}
+        return {
+            name: self._verdicts.get(name, self._verdicts.get(current[name]))
+            if name in up
+            else "its unit is not active"
+            for name in names
+        }
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
 @pytest.fixture(autouse=True)
 def judge(monkeypatch: pytest.MonkeyPatch) -> Verdicts:
     """Verdicts of the engine at once: a guest is healthy when its unit is active, and nothing is said of it here."""
     verdicts: Verdicts = {}
-
-    def at_once(commands: t.Any, healths: t.Mapping[str, t.Any], **_options: t.Any) -> dict[str, str | None]:
-        units = _systemd.show(commands)
-        up = {name for name, unit in units.items() if unit.active}
-        return {
-            name: verdicts.get(name, verdicts.get(os.readlink(commands.paths.guest(name, "current"))))
-            if name in up
-            else "its unit is not active"
-            for name in healths
-        }
-
-    monkeypatch.setattr(_guest_apply, "await_healthy", at_once)
+    monkeypatch.setattr(_guest_settle, "Waiting", lambda commands, **_options: Oracle(verdicts, commands))
+    monkeypatch.setattr(_guest_settle, "ThreadPoolExecutor", AtOnce)
     return verdicts
 
 

@@ -427,7 +427,7 @@ def test_what_was_only_not_judged_yet_is_judged(host: FakeHost) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ansible_collections.microvm.fleet.plugins.module_utils._guest_apply.await_healthy", killed)
+        patch.setattr("ansible_collections.microvm.fleet.plugins.module_utils._guest_settle.Waiting", killed)
         with pytest.raises(KeyboardInterrupt):
             update(host)
     assert marks(host) == ["web1"]

@@ -16,7 +16,12 @@ import pytest
 
 from ansible_collections.microvm.fleet.plugins.module_utils import _health_run
 from ansible_collections.microvm.fleet.plugins.module_utils._health import Answer, TooSlow
-from ansible_collections.microvm.fleet.plugins.module_utils._health_run import Journal, await_healthy, search_within
+from ansible_collections.microvm.fleet.plugins.module_utils._health_run import (
+    Journal,
+    Waiting,
+    await_healthy,
+    search_within,
+)
 from ansible_collections.microvm.fleet.plugins.module_utils._health_wish import Access, Health, Probe
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 from ansible_collections.microvm.fleet.tests.unit.support.recorded import Answers
@@ -328,6 +333,80 @@ def test_threads_of_its_own(tmp_path: Path) -> None:
     probe = Probe("tcp", address="127.0.0.1", port=1)
     found, _took = wait(host, {"web1": Health((probe,), 1, 20)}, tmp_path, pool=None)
     assert "tcp 127.0.0.1:1: " in str(found["web1"])
+
+
+def waiting_on(host: Host, tmp_path: Path, **options: t.Any) -> Waiting:
+    return Waiting(host, paths=Paths(str(tmp_path)), clock=lambda: host.now, pool=Pool(), **options)
+
+
+def test_one_that_comes_again_is_judged_anew(tmp_path: Path) -> None:
+    """What it said while nobody waited for it counts, and what it said in its start before does not."""
+    host = Host()
+    host.up(["web1", "web2"])
+    waiting = waiting_on(host, tmp_path)
+    assert not waiting.pending
+    assert waiting.look() == {}
+    assert host.calls == []
+    for name in ("web1", "web2"):
+        waiting.add(name, Health((Probe("journal", pattern="is up"),), 1), host.now)
+    host.say("web1", "Kernel panic - not syncing: no init")
+    assert list(waiting.look()) == ["web1"]
+    assert waiting.pending
+    host.sleep(1)
+    host.unit("web1", "bb")
+    host.say("web1", "web1 is up", "bb")
+    # Others are read on beyond that.
+    host.say("web2", "web2 is up")
+    assert waiting.look() == {}
+    waiting.add("web1", Health((Probe("journal", pattern="is up"),), 1), host.now)
+    host.sleep(0.5)
+    assert waiting.look() == {}
+    # Its line came before; that is read once, and then on.
+    assert host.count("journalctl", "--lines") == 2
+    host.sleep(0.5)
+    assert waiting.look() == {"web2": None}
+    host.sleep(0.5)
+    assert waiting.look() == {"web1": None}
+    assert not waiting.pending
+    assert host.count("journalctl", "--lines") == 2
+
+
+def test_progress_counts_from_when_one_came(tmp_path: Path) -> None:
+    host = Host()
+    host.up(["web1", "web2"])
+    host.units["web2"]["ActiveState"] = "activating"
+    waiting = waiting_on(host, tmp_path)
+    late = Health((), 1, 300, 25)
+    waiting.add("web1", Health((), 60, 300, 0), host.now)
+    host.sleep(24)
+    waiting.add("web2", late, host.now)
+    host.sleep(24)
+    assert waiting.look() == {}
+    host.sleep(1)
+    assert waiting.look() == {"web2": "no guest has become healthy for 25 s"}
+
+
+def test_a_host_key_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "var/lib/microvm-fleet/ssh/web1"
+    path.parent.mkdir(parents=True)
+    path.write_text("# before\nweb1 ssh-ed25519 AAAAother\n", "utf-8")
+
+    def ask(_commands: t.Any, _probe: Probe, _hosts_file: str | None, name: str) -> Answer:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{name} ssh-ed25519 AAAA{host.now:.0f}\n")
+        return Answer()
+
+    monkeypatch.setattr(_health_run, "ask", ask)
+    host = Host()
+    notes: list[str] = []
+    waiting = waiting_on(host, tmp_path, note=notes.append)
+    for invocation in ("aa", "bb"):
+        host.unit("web1", invocation)
+        waiting.add("web1", Health((SSH,), 0), host.now)
+        assert waiting.look() == {}
+        host.sleep(1)
+        assert waiting.look() == {"web1": None}
+    assert len(notes) == 1
 
 
 def test_patterns_within_their_time() -> None:
