@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED
-from ansible_collections.microvm.fleet.plugins.plugin_utils._values import sequence
+from ansible_collections.microvm.fleet.plugins.plugin_utils._values import sequence, told
 
 Values = dict[str, t.Any]
 
+# `DESCRIBED` of module_utils/_guest_wish.py, which is not imported here: Ansible reads this file for any filter of the
+# collection.
+_DESCRIBED: t.Final = "path:/etc/microvm-fleet"
 # Updates that take a runner from its source.
 _TAKE: t.Final = ("stage", "activate")
 
@@ -43,7 +45,7 @@ def build_needs(guests: t.Any, there: t.Any, update: str = "never", described: t
             needs["described"].append({"name": name, "entry": dict(entries[name]), "recorded": recorded})
             continue
         flake = entry.get("flake") or guest.get("flake")
-        if flake and flake != DESCRIBED:
+        if flake and flake != _DESCRIBED:
             needs["sources"].append({"flake": flake, "guest": name, "recorded": recorded})
     return needs
 
@@ -61,14 +63,15 @@ def _lost(guest: Mapping[str, t.Any]) -> bool:
     return any(problem.startswith("missing runner") for problem in guest.get("problems", ()))
 
 
-def build_sources(needs: t.Any) -> dict[str, list[Values]]:
-    """What all hosts together need, for the module ``microvm_build``: its options ``sources`` and ``described``.
+def build_sources(hostvars: t.Any, hosts: t.Any, needs: str) -> dict[str, list[Values]]:
+    """What all *hosts* together need, for the module ``microvm_build``: its options ``sources`` and ``described``.
 
-    *needs* is a list of what `build_needs` gives.  A guest counts as recorded when all hosts that need it have it so.
+    *needs* is the variable that has on each host what `build_needs` gave there, or is not there.  A guest counts as
+    recorded when all hosts that need it have it so.
     """
     flakes: dict[str, dict[str, set[str | None]]] = {}
     described: list[Values] = []
-    for each in sequence(needs, "needs"):
+    for each in filter(None, (told(hostvars, host, needs) for host in sequence(hosts, "hosts"))):
         for source in each["sources"]:
             flakes.setdefault(source["flake"], {}).setdefault(source["guest"], set()).add(source["recorded"])
         described += [entry for entry in each["described"] if entry not in described]
@@ -95,10 +98,10 @@ def build_share(built: t.Any, needs: t.Any, wanted: t.Any) -> Values:
             mine = evaluated.setdefault(source["flake"], {"identity": flake["identity"], "guests": {}})
             if source["guest"] in flake["guests"]:
                 mine["guests"][source["guest"]] = flake["guests"][source["guest"]]
-    for entry in needs["described"] if DESCRIBED in found else ():
-        flake = found[DESCRIBED]
+    for entry in needs["described"] if _DESCRIBED in found else ():
+        flake = found[_DESCRIBED]
         identity = built["identities"][wanted["described"].index(entry)]
-        mine = evaluated.setdefault(DESCRIBED, {"identity": flake["identity"], "guests": {}})
+        mine = evaluated.setdefault(_DESCRIBED, {"identity": flake["identity"], "guests": {}})
         if identity in flake["guests"]:
             mine["guests"][identity] = flake["guests"][identity]
     paths = (guest.get("path") for flake in evaluated.values() for guest in flake["guests"].values())

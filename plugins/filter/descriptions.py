@@ -12,19 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ansible.errors import AnsibleFilterError
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ansible_collections.microvm.fleet.plugins.action.microvm_flake import credentials, module_files
-from ansible_collections.microvm.fleet.plugins.module_utils._describe import Surroundings, addresses_by_name
-from ansible_collections.microvm.fleet.plugins.module_utils._descriptions import networks_of, peers_of
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
-    GuestWish,
-    guest_spec,
-    is_described,
-    read_wishes,
-)
-from ansible_collections.microvm.fleet.plugins.plugin_utils._values import sequence
+from ansible_collections.microvm.fleet.plugins.plugin_utils._values import plain, sequence
+
+if t.TYPE_CHECKING:  # pragma: no cover
+    from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish
+
+# For any filter of a collection Ansible reads all of its files of filters, in every process of a task: what only one of
+# them needs is imported where it is used.
 
 
 def descriptions(guests: t.Any, networks: t.Any = None, peers: t.Any = None) -> dict[str, dict[str, t.Any]]:
@@ -57,8 +53,15 @@ def description_faults(guests: t.Any, networks: t.Any = None, peers: t.Any = Non
 
 
 def _wishes(entries: Sequence[Mapping[str, t.Any]], networks: t.Any, peers: t.Any) -> Sequence[GuestWish]:
-    known = networks_of(sequence(networks, "networks")) if networks else None
-    around = Surroundings(networks=known, peers=peers_of(peers or {}))
+    from ansible_collections.microvm.fleet.plugins.module_utils._describe import Surroundings  # noqa: PLC0415
+    from ansible_collections.microvm.fleet.plugins.module_utils._descriptions import (  # noqa: PLC0415
+        networks_of,
+        peers_of,
+    )
+    from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import read_wishes  # noqa: PLC0415
+
+    known = networks_of(plain(sequence(networks, "networks"))) if networks else None
+    around = Surroundings(networks=known, peers=peers_of(plain(peers or {})))
     return read_wishes(entries, surroundings=lambda: around)
 
 
@@ -67,6 +70,12 @@ def guest_peers(hostvars: t.Any, hosts: t.Any, besides: str | None = None) -> di
 
     What is wrong with the guests of another host is told when that host is worked on, and not here.
     """
+    from ansible_collections.microvm.fleet.plugins.module_utils._describe import (  # noqa: PLC0415
+        Surroundings,
+        addresses_by_name,
+    )
+    from ansible_collections.microvm.fleet.plugins.module_utils._descriptions import networks_of  # noqa: PLC0415
+
     found: dict[str, list[str]] = {}
     for host in sequence(hosts, "hosts"):
         variables = hostvars[host] if host != besides else {}
@@ -75,7 +84,7 @@ def guest_peers(hostvars: t.Any, hosts: t.Any, besides: str | None = None) -> di
             continue
         try:
             networks = variables.get("microvm_networks")
-            known = networks_of(sequence(networks, "networks")) if networks else {}
+            known = networks_of(plain(sequence(networks, "networks"))) if networks else {}
             answer = addresses_by_name(_entries(guests), Surroundings(networks=known))
         except (FleetError, AnsibleFilterError):
             continue
@@ -85,6 +94,12 @@ def guest_peers(hostvars: t.Any, hosts: t.Any, besides: str | None = None) -> di
 
 def _missing(entries: Sequence[Mapping[str, t.Any]], search: Sequence[str]) -> t.Iterator[str]:
     """What is wrong with the files that *entries* name below *search*."""
+    from ansible_collections.microvm.fleet.plugins.action.microvm_flake import (  # noqa: PLC0415
+        credentials,
+        module_files,
+    )
+    from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import is_described  # noqa: PLC0415
+
     for entry in filter(is_described, entries):
         looks: list[Callable[[], object]] = [
             functools.partial(module_files, str(path), search, _read) for path in entry.get("modules") or ()
@@ -113,10 +128,14 @@ def _read(path: str) -> bytes:
 
 def _entries(guests: t.Any) -> list[Mapping[str, t.Any]]:
     """Entries as a module has them: of the types of its argument spec, with what is not given as None."""
+    from ansible.module_utils.common.arg_spec import ArgumentSpecValidator  # noqa: PLC0415
+
+    from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import guest_spec  # noqa: PLC0415
+
     spec = guest_spec()
     wrong = []
     entries = []
-    for number, guest in enumerate(sequence(guests, "guests"), 1):
+    for number, guest in enumerate(plain(sequence(guests, "guests")), 1):
         if not isinstance(guest, Mapping):
             wrong.append(f"guest number {number} of the list: {guest!r} is no dictionary of options.")
             continue

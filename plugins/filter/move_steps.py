@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.microvm.fleet.plugins.plugin_utils import _move
 
 
 def move_steps(views: t.Any, name: str, *, hosts: t.Any, new: str = "", back: bool = False) -> dict[str, t.Any]:
     """The steps that are left, for the *views* of both hosts: see `_move`.  Raises AnsibleFilterError."""
+    # Imported here, as any filter of the collection makes Ansible read this file.
+    from ansible_collections.microvm.fleet.plugins.plugin_utils import _move  # noqa: PLC0415
+
     for what, value in (("views", views), ("hosts", hosts)):
         if not isinstance(value, Mapping) or set(value) != {_move.SOURCE, _move.TARGET}:
             message = f"move_steps, {what}: it has to be a dictionary of source and target."

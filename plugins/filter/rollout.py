@@ -6,20 +6,27 @@
 
 from __future__ import annotations
 
+import types
 import typing as t
 from collections.abc import Callable
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.microvm.fleet.plugins.plugin_utils import _rollout
-from ansible_collections.microvm.fleet.plugins.plugin_utils._values import sequence
+from ansible_collections.microvm.fleet.plugins.plugin_utils._values import plain, sequence, told
 
 Report = dict[str, t.Any]
 
 
+def _engine() -> types.ModuleType:
+    """What rollouts are decided with.  Loaded when used: Ansible reads this file for any filter of the collection."""
+    from ansible_collections.microvm.fleet.plugins.plugin_utils import _rollout  # noqa: PLC0415
+
+    return _rollout
+
+
 def rollout_faults(settings: t.Any, prefix: str = "microvm_rollout_") -> list[str]:
     """What is wrong with *settings* of a rollout, a line each that names the variable: *prefix* and the setting."""
-    return list(_rollout.faults(settings, prefix))
+    return list(_engine().faults(settings, prefix))
 
 
 def rollout_entries(
@@ -29,49 +36,93 @@ def rollout_entries(
 
     With *generation*, one for all or one by name, they are to go back.  With *only*, entries have these options alone.
     """
-    return _rollout.entries(
-        sequence(guests, "guests"), wanted, sequence(there, "there"), generation, sequence(only, "only")
+    entries: list[dict[str, t.Any]] = _engine().entries(
+        plain(sequence(guests, "guests")), wanted, sequence(there, "there"), generation, sequence(only, "only")
     )
+    return entries
 
 
 def rollout_begin(
-    reads: t.Any,
+    hostvars: t.Any,
+    hosts: t.Any,
     settings: t.Any,
     now: str,
     *,
+    read: str,
+    wishes: str,
+    results: t.Any,
     kind: str = "update",
     check: bool = False,
     old: str | None = None,
     path: str = "the report",
 ) -> Report:
-    """A rollout over the hosts of *reads*.  *old* is the text of the report at *path*, continued if it did not end."""
+    """A rollout over *hosts*, of what they have in variables with the names *read*, *wishes* and *results*.
+
+    *read* has what ``microvm_guest_info`` said, *wishes* entries of guests, and the first of the variables *results*
+    that is not empty what ``microvm_guests`` said.  *old* is the text of the report at *path*, continued if its rollout
+    did not end.
+    """
+    engine = _engine()
     try:
-        before = None if check else _rollout.old_report(old, path, kind)
+        before = None if check else engine.old_report(old, path, kind)
     except ValueError as error:
         raise AnsibleFilterError(str(error)) from error
-    return _rollout.begin(sequence(reads, "reads"), settings, now=now, kind=kind, check=check, old=before)
+    reads = [
+        engine.read_of(
+            host,
+            told(hostvars, host, read),
+            told(hostvars, host, wishes) or (),
+            next(filter(None, (told(hostvars, host, one) for one in sequence(results, "results"))), None),
+        )
+        for host in sequence(hosts, "hosts")
+    ]
+    report: Report = engine.begin(reads, plain(settings), now=now, kind=kind, check=check, old=before)
+    return report
 
 
-def rollout_next(report: Report, batch: int, reads: t.Any) -> Report:
-    """The rollout as *batch* begins, after its hosts were read once more."""
-    return _rollout.proceed(report, batch, sequence(reads, "reads"))
+def rollout_next(report: Report, batch: int, hostvars: t.Any, hosts: t.Any, read: str, *, wishes: str) -> Report:
+    """The rollout as *batch* begins, after its *hosts* were read once more; names as in `rollout_begin`."""
+    engine = _engine()
+    kept = plain(report)
+    reads = [
+        engine.read_of(
+            host, told(hostvars, host, read), told(hostvars, host, wishes) or (), known=kept["hosts"].get(host)
+        )
+        for host in sequence(hosts, "hosts")
+    ]
+    new: Report = engine.proceed(kept, batch, reads)
+    return new
 
 
-def rollout_record(report: Report, batch: int, answers: t.Any, what: str = "update") -> Report:
+def rollout_record(
+    report: Report, batch: int, hostvars: t.Any, hosts: t.Any, done: str, *, there: str, what: str = "update"
+) -> Report:
     """The rollout after something was done about the guests of *batch*.
 
-    *what* is ``update``, ``soak`` (they were asked whether they are healthy) or ``put_back``.
+    *hosts* have in variables with the names *done* and *there* the result of the call, and that of the next one for
+    hosts that said nothing in the first.  *what* is ``update``, ``soak`` (guests were asked whether they are healthy)
+    or ``put_back``.
     """
-    ways = {"update": _rollout.record, "soak": _rollout.soaked, "put_back": _rollout.put_back}
+    engine = _engine()
+    ways: dict[str, Callable[..., Report]] = {
+        "update": engine.record,
+        "soak": engine.soaked,
+        "put_back": engine.put_back,
+    }
     if what not in ways:
         message = f"what: {what!r} is unknown. It can be {', '.join(ways)}."
         raise AnsibleFilterError(message)
-    return ways[what](report, batch, sequence(answers, "answers"))
+    answers = [
+        engine.answer_of(host, told(hostvars, host, done), told(hostvars, host, there))
+        for host in sequence(hosts, "hosts")
+    ]
+    return ways[what](plain(report), batch, answers)
 
 
 def rollout_finish(report: Report, now: str, hosts: t.Any) -> Report:
     """The rollout at its end; it has ended if it was about each of *hosts*, or if it was stopped."""
-    return _rollout.finish(report, now=now, hosts=sequence(hosts, "hosts"))
+    new: Report = _engine().finish(plain(report), now=now, hosts=sequence(hosts, "hosts"))
+    return new
 
 
 def rollout_list(report: Report, what: str, batch: int = 0, host: str = "", *, path: str | None = None) -> list[t.Any]:
@@ -82,14 +133,15 @@ def rollout_list(report: Report, what: str, batch: int = 0, host: str = "", *, p
     ``outcome`` (what became of *batch*, a line a guest), ``complaints`` (why it does not end well on *host*, a line
     each) or ``summary`` (lines for an operator; *path* is where the whole report is).
     """
+    engine, kept = _engine(), plain(report)
     ways: dict[str, Callable[[], list[t.Any]]] = {
-        "batches": lambda: _rollout.batch_numbers(report),
-        "updating": lambda: _rollout.at(report, batch, host),
-        "updated": lambda: _rollout.soaking(report, batch, host),
-        "put_back": lambda: _rollout.to_put_back(report, batch, host or None),
-        "outcome": lambda: _rollout.outcome(report, batch),
-        "complaints": lambda: _rollout.complaints(report, host),
-        "summary": lambda: _rollout.summary(report, path),
+        "batches": lambda: engine.batch_numbers(kept),
+        "updating": lambda: engine.at(kept, batch, host),
+        "updated": lambda: engine.soaking(kept, batch, host),
+        "put_back": lambda: engine.to_put_back(kept, batch, host or None),
+        "outcome": lambda: engine.outcome(kept, batch),
+        "complaints": lambda: engine.complaints(kept, host),
+        "summary": lambda: engine.summary(kept, path),
     }
     if what not in ways:
         message = f"what: {what!r} is unknown. It can be {', '.join(ways)}."

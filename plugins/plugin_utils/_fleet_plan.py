@@ -27,22 +27,57 @@ CHANGES: t.Final = ("create", "update", "start", "stop", "remove", "change", UNK
 _STORE = re.compile(r"/nix/store/[0-9a-z]{32}-")
 
 
+def of_host(
+    host: str,
+    info: Mapping[str, t.Any] | None,
+    looked: Mapping[str, t.Any] | None,
+    *,
+    unknown: Sequence[str] | None = None,
+    staged: Mapping[str, t.Any] | None = None,
+) -> dict[str, t.Any]:
+    """What `plan` takes of *host*.
+
+    *info* is the result of microvm_guest_info, *looked* that of the module in check mode, each None when there is none;
+    *staged* has ``results`` and ``msg`` of a call that staged before that and failed, which a check cannot see.
+    """
+    before, after, failed = info or {}, looked or {}, staged or {}
+    unreachable = bool(before.get("unreachable") or after.get("unreachable"))
+    bad = {result["name"]: result for result in failed.get("results") or () if result.get("failed")}
+    error = None if bad else failed.get("msg")
+    if "guests" not in before:
+        error = before.get("msg") or ("gone" if unreachable else "it could not be read")
+    elif "results" not in after:
+        error = after.get("msg") or error or "it could not be read"
+    return {
+        "host": host,
+        "unreachable": unreachable,
+        "error": error,
+        "guests": before.get("guests") or (),
+        "results": [bad.get(result["name"], result) for result in after.get("results") or ()],
+        "unknown": unknown or (),
+    }
+
+
 def plan(reads: Sequence[Mapping[str, t.Any]]) -> dict[str, t.Any]:
     """The plan of all hosts.
 
     *reads* has a dictionary a host: ``host``, ``unreachable``, ``error``, ``guests`` (of microvm_guest_info, as they
     are), ``results`` (of the module in check mode, as they would be) and ``unknown`` (names of guests of which nothing
     can be said before a run has brought what builds them).  Gives ``format``, ``hosts`` (unreachable and error by
-    name), ``guests`` (host, name, change, restart, reasons, actions, error) and ``changes``, whether anything would.
+    name), ``guests`` (host, name, change, restart, reasons, actions, error), ``changes``, whether anything would, and
+    ``wrong``, whether something could not be found out.
     """
     rows = [row for read in reads for row in _rows(read)]
+    hosts = {
+        read["host"]: {"unreachable": bool(read.get("unreachable")), "error": _line(read.get("error"))}
+        for read in reads
+    }
     return {
         "format": FORMAT,
-        "hosts": {
-            read["host"]: {"unreachable": bool(read.get("unreachable")), "error": _line(read.get("error"))}
-            for read in reads
-        },
+        "hosts": hosts,
         "guests": rows,
+        "wrong": any(row["error"] for row in rows)
+        or any(host["unreachable"] or host["error"] for host in hosts.values()),
         "changes": any(row["change"] not in (UNCHANGED, ERROR) for row in rows),
     }
 

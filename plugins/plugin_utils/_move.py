@@ -11,7 +11,8 @@ run that was killed anywhere is gone on with, or undone, by looking at both host
 
     the old host's mark   the new host's mark   the guest starts on
     none                  none, or arriving     the old host
-    leaving               arriving              neither (it is being copied, or is copied)
+    leaving               arriving              neither (it is being copied, or is copied); when nobody goes on with
+                                                that, the old host takes its mark away and has it back
     trying                arriving              neither
     trying                none                  the new host
     moved                 none                  the new host

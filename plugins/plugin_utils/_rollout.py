@@ -256,6 +256,56 @@ def _waiting(candidates: Sequence[Candidate], left: Iterable[int]) -> set[int]:
     return {place for place in places if candidates[place].up and candidates[place].service in down}
 
 
+# --- what modules have told
+
+
+def read_of(
+    host: str,
+    info: Mapping[str, t.Any] | None,
+    wishes: Sequence[Mapping[str, t.Any]],
+    results: Mapping[str, t.Any] | None = None,
+    known: Mapping[str, t.Any] | None = None,
+) -> dict[str, t.Any]:
+    """What `begin` and `proceed` take of *host*.
+
+    *info* is the result of microvm_guest_info, which is not asked of a host that was gone before; *wishes* are the
+    entries of the host's ``microvm_guests``; *results* is the result of the call that staged or looked; *known* is what
+    the report says of the host.
+    """
+    before, after, was = info or {}, results or {}, known or {}
+    gone = "guests" not in before and bool(before.get("unreachable") or was.get("unreachable"))
+    error = None
+    if "guests" not in before:
+        error = before.get("msg") or was.get("error") or "gone"
+    elif after and not after.get("skipped") and not after.get("results"):
+        error = after.get("msg") or "the module said nothing"
+    return {
+        "host": host,
+        "unreachable": gone or bool(after.get("unreachable")),
+        "error": error,
+        "drained": before.get("drained"),
+        "entries": wishes,
+        "guests": before.get("guests") or (),
+        "results": (after.get("results") or ()) if "guests" in before else (),
+    }
+
+
+def answer_of(host: str, done: Mapping[str, t.Any] | None, there: Mapping[str, t.Any] | None) -> dict[str, t.Any]:
+    """What `record` and the like take of *host*.
+
+    *done* is the result of the call, and *there* that of the next one, by which a host was looked for that had said
+    nothing in the first.
+    """
+    said, after = done or {}, there or {}
+    silent = "results" not in said
+    return {
+        "host": host,
+        "unreachable": bool(said.get("unreachable") or (silent and after.get("unreachable"))),
+        "error": (said.get("msg") or "the module said nothing") if silent else None,
+        "results": said.get("results") or (),
+    }
+
+
 # --- the beginning
 
 

@@ -18,6 +18,7 @@ from ansible_collections.microvm.fleet.plugins.filter.build import (
     build_sources,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED
+from ansible_collections.microvm.fleet.tests.unit.support.hostvars import Hostvars
 
 FLAKE = "git+https://git.example.org/infra"
 
@@ -29,6 +30,12 @@ def there(name: str = "web1", **values: t.Any) -> dict[str, t.Any]:
 
 def source(guest: str = "web1", recorded: str | None = None, flake: str = FLAKE) -> dict[str, t.Any]:
     return {"flake": flake, "guest": guest, "recorded": recorded}
+
+
+def together(*needs: t.Any) -> dict[str, t.Any]:
+    """What hosts need together that need these."""
+    hosts = {f"host{number}": {"needs": each, "other": 1} for number, each in enumerate(needs)}
+    return build_sources(Hostvars(hosts), list(hosts), "needs")
 
 
 @pytest.mark.parametrize(
@@ -82,8 +89,8 @@ def test_what_are_no_guests(guests: t.Any) -> None:
 
 def test_nothing_is_needed() -> None:
     assert build_needs(None, None) == {"sources": [], "described": []}
-    assert build_sources(None) == {"sources": [], "described": []}
-    assert build_share({}, build_needs(None, None), build_sources(None)) == {"evaluated": {}, "runners": []}
+    assert together() == {"sources": [], "described": []}
+    assert build_share({}, build_needs(None, None), together()) == {"evaluated": {}, "runners": []}
 
 
 def test_sources_of_a_fleet() -> None:
@@ -92,7 +99,7 @@ def test_sources_of_a_fleet() -> None:
         "sources": [source("web1", "2"), source("web2"), source("db", flake="/other")],
         "described": [{"name": "a", "entry": {"x": 2}}, {"name": "a", "entry": {"x": 1}}],
     }
-    assert build_sources([one, two]) == {
+    assert together(one, None, two) == {
         "sources": [
             {"flake": "/other", "guests": ["db"], "recorded": {}},
             # One host lacks web2, so it is evaluated whatever the other has.
@@ -111,7 +118,7 @@ def test_the_share_of_a_host() -> None:
         }
     }
     needs = {"sources": [source("web1"), source("web3"), source("db", flake="/other")], "described": []}
-    assert build_share(built, needs, build_sources([needs])) == {
+    assert build_share(built, needs, together(needs)) == {
         "evaluated": {
             FLAKE: {"identity": "1", "guests": {"web1": {"path": "/nix/store/a"}}},
             "/other": {"identity": "2", "guests": {"db": {"error": "it throws."}}},
@@ -125,7 +132,7 @@ def test_the_share_of_a_host_with_described_guests() -> None:
     other = {"name": "web1", "entry": {"x": 1}, "recorded": None}
     known = {"name": "web2", "entry": {"x": 3}, "recorded": "i3"}
     needs = {"sources": [], "described": [mine, known]}
-    wanted = build_sources([{"sources": [], "described": [other]}, needs])
+    wanted = together({"sources": [], "described": [other]}, needs)
     built = {
         "evaluated": {
             DESCRIBED: {"identity": "c", "guests": {"i1": {"path": "/nix/store/a"}, "i2": {"path": "/nix/store/b"}}}
@@ -136,6 +143,12 @@ def test_the_share_of_a_host_with_described_guests() -> None:
         "evaluated": {DESCRIBED: {"identity": "c", "guests": {"i2": {"path": "/nix/store/b"}}}},
         "runners": ["/nix/store/b"],
     }
+
+
+def test_the_static_flake_is_named_as_elsewhere() -> None:
+    needs = {"sources": [], "described": [{"name": "a", "entry": {}, "recorded": None}]}
+    built = {"evaluated": {DESCRIBED: {"identity": "c", "guests": {}}}, "identities": ["i"]}
+    assert list(build_share(built, needs, together(needs))["evaluated"]) == [DESCRIBED]
 
 
 def test_the_filters_are_found() -> None:

@@ -15,6 +15,7 @@ import yaml
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.microvm.fleet.plugins.filter import rollout as filters
+from ansible_collections.microvm.fleet.tests.unit.support.hostvars import Hostvars
 
 ROOT = Path(__file__).resolve().parents[4]
 OLD = "/nix/store/1ci258innix3ldhhwj2as4915h8vlp79-microvm-qemu-guest"
@@ -28,48 +29,74 @@ def guest(name: str, number: int = 1) -> dict[str, t.Any]:
     return {"name": name, "exists": True, "active": True, "current": current, "booted": current, "generations": kept}
 
 
-def read(host: str, *names: str) -> dict[str, t.Any]:
-    return {
-        "host": host,
-        "entries": [{"name": name} for name in names],
-        "guests": [guest(name) for name in names],
-        "results": [{"name": name, "guest": {**guest(name), "staged": NEW}} for name in names],
-    }
+def fleet(**hosts: str) -> Hostvars:
+    """Hosts with a guest each, which were read and for which something is staged."""
+    return Hostvars(
+        {
+            host: {
+                "wishes": [{"name": name}],
+                "info": {"guests": [guest(name)]},
+                "nothing": {},
+                "staged": {"results": [{"name": name, "guest": {**guest(name), "staged": NEW}}]},
+            }
+            for host, name in hosts.items()
+        }
+    )
 
 
-def answer(host: str, *names: str) -> dict[str, t.Any]:
-    return {"host": host, "results": [{"name": name, "changed": True, "guest": guest(name, 2)} for name in names]}
+def begin(hosts: Hostvars, **options: t.Any) -> dict[str, t.Any]:
+    said = {"read": "info", "wishes": "wishes", "results": ["nothing", "staged"], "now": "then", **options}
+    return filters.rollout_begin(hosts, list(hosts), SAID, **said)
+
+
+def record(report: dict[str, t.Any], number: int, hosts: Hostvars, **done: t.Any) -> dict[str, t.Any]:
+    for host in hosts:
+        hosts[host]["done"] = done.get(host, {"skipped": True})
+    what = done.get("what", "update")
+    return filters.rollout_record(report, number, hosts, list(hosts), "done", there="there", what=what)
 
 
 def test_a_rollout_from_its_beginning_to_its_end() -> None:
-    reads = [read("a", "1"), read("b", "2")]
-    report = filters.rollout_begin(reads, SAID, "then")
+    hosts = fleet(a="1", b="2")
+    report = begin(hosts)
     assert filters.rollout_list(report, "batches") == [1, 2]
     for number, host, name in ((1, "a", "1"), (2, "b", "2")):
-        report = filters.rollout_next(report, number, reads)
+        report = filters.rollout_next(report, number, hosts, list(hosts), "info", wishes="wishes")
         assert filters.rollout_list(report, "updating", number, host) == [name]
-        report = filters.rollout_record(report, number, [answer(host, name)])
+        done = {"results": [{"name": name, "changed": True, "guest": guest(name, 2)}]}
+        report = record(report, number, hosts, **{host: done})
         assert filters.rollout_list(report, "updated", number, host) == [name]
-        healthy = {"host": host, "results": [{"name": name, "healthy": True}]}
-        report = filters.rollout_record(report, number, [healthy], "soak")
+        report = record(report, number, hosts, what="soak", **{host: {"results": [{"name": name, "healthy": True}]}})
         assert filters.rollout_list(report, "put_back", number, host) == []
-        report = filters.rollout_record(report, number, [], "put_back")
+        report = record(report, number, hosts, what="put_back")
     report = filters.rollout_finish(report, "now", ["a", "b"])
     assert (report["began"], report["ended"]) == ("then", "now")
     assert filters.rollout_list(report, "complaints", host="a") == []
     assert filters.rollout_list(report, "summary", path="r.json")[-2:] == ["2 guests: 2 updated.", "Report: r.json"]
 
 
+def test_a_host_that_has_gone_is_left_alone() -> None:
+    hosts = fleet(a="1", b="2")
+    report = filters.rollout_next(begin(hosts), 1, hosts, ["a", "b"], "info", wishes="wishes")
+    report = record(report, 1, hosts, a={"unreachable": True, "msg": "timed out"})
+    assert report["hosts"]["a"] == {"unreachable": True, "error": "timed out", "drained": False}
+    # It is not read again, and what was said of it stays.
+    hosts["a"]["info"] = {"skipped": True}
+    report = filters.rollout_next(report, 2, hosts, ["a", "b"], "info", wishes="wishes")
+    assert report["hosts"]["a"] == {"unreachable": True, "error": "timed out", "drained": False}
+    assert [row["status"] for row in report["guests"]] == ["unreachable", "updating"]
+
+
 def test_a_report_is_continued_but_in_a_check() -> None:
-    reads = [read("a", "1")]
-    old = json.dumps(filters.rollout_begin(reads, SAID, "then"))
-    assert filters.rollout_begin(reads, SAID, "now", old=old)["began"] == "then"
-    assert filters.rollout_begin(reads, SAID, "now", old=old, check=True)["began"] == "now"
+    hosts = fleet(a="1")
+    old = json.dumps(begin(hosts))
+    assert begin(hosts, now="now", old=old)["began"] == "then"
+    assert begin(hosts, now="now", old=old, check=True)["began"] == "now"
 
 
 def test_a_file_that_is_no_report_is_named() -> None:
     with pytest.raises(AnsibleFilterError, match=r"^r\.json: is no report of a rollout"):
-        filters.rollout_begin([], SAID, "now", old="text", path="r.json")
+        begin(Hostvars(), old="text", path="r.json")
 
 
 def test_faults_and_entries_are_those_of_the_rollout() -> None:
@@ -82,8 +109,8 @@ def test_faults_and_entries_are_those_of_the_rollout() -> None:
     ("call", "seen"),
     [
         (lambda: filters.rollout_list({}, "all"), "what: 'all' is unknown"),
-        (lambda: filters.rollout_record({}, 1, [], "all"), "what: 'all' is unknown"),
-        (lambda: filters.rollout_begin("text", SAID, "now"), "reads: 'text' is no list"),
+        (lambda: record({}, 1, Hostvars(), what="all"), "what: 'all' is unknown"),
+        (lambda: begin(fleet(a="1"), results="text"), "results: 'text' is no list"),
         (lambda: filters.rollout_entries("text", "*", []), "guests: 'text' is no list"),
     ],
 )

@@ -818,3 +818,60 @@ def test_no_function_changes_what_it_is_given() -> None:
     rollout.finish(report, now=LATER, hosts=["a"])
     assert json.dumps([report, reads], sort_keys=True) == before
     assert json.dumps(begun, sort_keys=True) == between
+
+
+# --- what modules have told
+
+GUESTS = [{"name": "1"}]
+RESULTS = [{"name": "1", "guest": {}}]
+
+
+@pytest.mark.parametrize(
+    ("info", "results", "known", "unreachable", "error"),
+    [
+        ({"guests": GUESTS}, None, None, False, None),
+        ({"guests": GUESTS}, {"results": RESULTS}, None, False, None),
+        # Which guests failed is in their results.
+        ({"guests": GUESTS}, {"results": RESULTS, "msg": "1 of 1 guests failed."}, None, False, None),
+        ({"guests": GUESTS}, {"results": [], "msg": "no room"}, None, False, "no room"),
+        ({"guests": GUESTS}, {"rc": 1}, None, False, "the module said nothing"),
+        ({"guests": GUESTS}, {"skipped": True}, None, False, None),
+        ({"guests": GUESTS}, {"unreachable": True, "msg": "timed out"}, None, True, "timed out"),
+        ({"unreachable": True, "msg": "timed out"}, None, None, True, "timed out"),
+        ({"unreachable": True}, None, None, True, "gone"),
+        ({"msg": "no Python"}, {"results": RESULTS}, None, False, "no Python"),
+        ({"skipped": True}, None, {"unreachable": True, "error": "timed out"}, True, "timed out"),
+        (None, None, None, False, "gone"),
+        ({"guests": GUESTS}, None, {"unreachable": True, "error": "timed out"}, False, None),
+    ],
+)
+def test_what_is_known_of_a_host(info: t.Any, results: t.Any, known: t.Any, error: str, *, unreachable: bool) -> None:
+    found = rollout.read_of("a", info, [{"name": "1"}], results, known)
+    assert (found["host"], found["unreachable"], found["error"]) == ("a", unreachable, error)
+    assert found["entries"] == [{"name": "1"}]
+    asked = "guests" in (info or {})
+    assert found["guests"] == (GUESTS if asked else ())
+    assert list(found["results"]) == ((results or {}).get("results") or [] if asked else [])
+
+
+def test_a_host_says_that_it_is_drained() -> None:
+    mark = {"since": "2026-11-23T17:05:00Z"}
+    assert rollout.read_of("a", {"guests": [], "drained": mark}, [])["drained"] == mark
+
+
+@pytest.mark.parametrize(
+    ("done", "there", "unreachable", "error"),
+    [
+        ({"results": RESULTS}, {}, False, None),
+        ({"results": RESULTS, "msg": "1 of 1 guests failed."}, {"unreachable": True}, False, None),
+        ({"unreachable": True, "msg": "timed out"}, {}, True, "timed out"),
+        ({"msg": "torn"}, {"unreachable": True, "msg": "timed out"}, True, "torn"),
+        ({"msg": "torn"}, {"guests": []}, False, "torn"),
+        ({"rc": -9}, {"guests": []}, False, "the module said nothing"),
+        (None, None, False, "the module said nothing"),
+    ],
+)
+def test_what_a_host_has_answered(done: t.Any, there: t.Any, error: str | None, *, unreachable: bool) -> None:
+    found = rollout.answer_of("a", done, there)
+    assert (found["host"], found["unreachable"], found["error"]) == ("a", unreachable, error)
+    assert found["results"] == ((done or {}).get("results") or ())

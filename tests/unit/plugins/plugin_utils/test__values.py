@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
+import types
 import typing as t
+from collections import UserDict, UserList
 
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.microvm.fleet.plugins.plugin_utils._values import sequence
+from ansible_collections.microvm.fleet.plugins.plugin_utils._values import plain, sequence, told
+from ansible_collections.microvm.fleet.tests.unit.support.hostvars import Hostvars
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, ()), ([], []), ([1, "a"], [1, "a"]), ((1,), (1,))])
@@ -26,3 +29,22 @@ def test_no_sequence(value: t.Any) -> None:
     with pytest.raises(AnsibleFilterError) as caught:
         sequence(value, "guests")
     assert str(caught.value) == f"guests: {value!r} is no list."
+
+
+def test_plain() -> None:
+    """Dictionaries and lists of another kind become Python's own, at any depth; what is in them stays as it is."""
+    kept = types.SimpleNamespace()
+    found = plain(UserDict({"guests": UserList([UserDict({"name": "web1", "vcpu": 2}), (b"x", None)]), "kept": kept}))
+    assert found == {"guests": [{"name": "web1", "vcpu": 2}, [b"x", None]], "kept": kept}
+    assert type(found) is dict
+    assert type(found["guests"]) is list
+    assert type(found["guests"][0]) is dict
+    assert found["kept"] is kept
+
+
+def test_told() -> None:
+    """What was registered on a host is given as it is; what was not, as None."""
+    result = {"guests": []}
+    hostvars = Hostvars(host1={"info": result})
+    assert told(hostvars, "host1", "info") is result
+    assert told(hostvars, "host1", "other") is None
