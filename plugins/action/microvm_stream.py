@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 from ansible.errors import AnsibleActionFail
@@ -18,6 +19,7 @@ from ansible_collections.microvm.fleet.plugins.plugin_utils._stream import end_o
 Result = dict[str, t.Any]
 
 FORMS: t.Final = ("none", "gzip", "zstd")
+HOLD: t.Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]*")
 _PLACE: t.Final = {
     "path": {"type": "str", "required": True},
     "host": {"type": "str"},
@@ -48,6 +50,7 @@ SPEC: t.Final[Result] = {
     "directory_mode": {"type": "str", "default": "0700"},
     "reserve": {"type": "int", "default": 256},
     "stall_timeout": {"type": "int", "default": 300},
+    "hold": {"type": "str"},
 }
 
 
@@ -78,7 +81,12 @@ def requests(args: Result) -> tuple[Result, Result]:
         wished = {key: entry[key] for key in ("size", "sha256") if entry[key] is not None}
         if wished:
             expect[final] = wished
-    send: Result = {"directory": args["src"]["path"], "files": files}
+    hold = args["hold"]
+    if hold is not None and not HOLD.fullmatch(hold):
+        raise InvalidWish(
+            f"{hold!r} is no name of a unit.", subject="stream", field="hold", hint="Give it without its suffix."
+        )
+    send: Result = {"directory": args["src"]["path"], "files": files, "hold": hold}
     receive: Result = {
         "directory": args["dest"]["path"],
         "whole": args["whole"],
@@ -135,7 +143,7 @@ class ActionModule(ActionBase):  # type: ignore[misc, unused-ignore]
             done = pipe(
                 source,
                 sink,
-                send={**send, "measure": check},
+                send={**send, "measure": check, "hold": None if check else send["hold"]},
                 receive={**receive, "measure": check},
                 stall_timeout=float(args["stall_timeout"]),
             )

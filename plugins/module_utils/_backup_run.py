@@ -161,9 +161,7 @@ class BackupRun:
             said = self.look(quiesce)
             killed = False
             if said["running"]:
-                stop = _systemd.timeouts(self.commands, [self.name]).get(self.name, (None, None))[1]
-                after = patience + (_resume.LONGEST_STOP if stop is None else stop) + _resume.LEEWAY
-                _resume.arm(self.commands, self.paths, self.name, after=after)
+                _resume.arm(self.commands, self.paths, self.name, patience=patience)
                 # The mark has the host, or any later run, start it, if this one is killed.
                 stops: list[Step] = [Stop(self.name)] if self.guest().unit.up else []
                 killed = self._carry_out(Mark(self.name), *stops).killed

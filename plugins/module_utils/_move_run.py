@@ -12,6 +12,9 @@ Units do not start a guest that has a mark.  The new host's goes only when the o
 goes only when the new one's is there, or nothing of the guest.  Each step may be done again, and looks first whether
 the marks are those of its move.
 
+While the guest is being copied, its old host is the one that has it back when nobody goes on with the move (`_resume`):
+it takes away its own mark ``leaving``.  Once the guest is handed over, it does so no more.
+
 What one host says of the guest is only data to the other: no text of it gets into a unit.
 """
 
@@ -29,7 +32,7 @@ import time
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.microvm.fleet.plugins.module_utils import _files, _nix, _systemd
+from ansible_collections.microvm.fleet.plugins.module_utils import _files, _nix, _resume, _systemd
 from ansible_collections.microvm.fleet.plugins.module_utils import _guest_plan as planner
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import NO_DATA, in_store, runner_of_dict
@@ -70,6 +73,9 @@ from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 SOURCE_STEPS: t.Final = ("leave", "stop", "hand_over", "release", "take_back", "resume")
 TARGET_STEPS: t.Final = ("check", "announce", "place", "accept", "hold", "withdraw")
 STEPS: t.Final = ("observe", *SOURCE_STEPS, *TARGET_STEPS)
+
+# Seconds without a byte of a copy, and for the steps after it, after which the old host has its guest back.
+PATIENCE: t.Final = 360
 
 _MOVE = re.compile(r"[0-9a-f]{8,64}")
 _HOST = re.compile(r"[\x21-\x7e]{1,253}")
@@ -318,7 +324,9 @@ class _Work:
         self._did("hold it here")
 
     def _stop(self) -> None:
-        self._mine("leaving")
+        if self._mine("leaving").ran:
+            # If nobody goes on, this host has it back by itself: the other one holds it.
+            _resume.arm(self.commands, self.paths, self.name, patience=PATIENCE, moving=True)
         if self.guest.unit.up:
             self._apply([Stop(self.name)])
 
@@ -329,6 +337,7 @@ class _Work:
         marked = self._mine("leaving")
         if self.guest.unit.up:
             raise self._wrong("step", "it still runs here.", "Stop it first.")
+        _resume.disarm(self.commands, self.name)
         self._write("trying", ran=marked.ran, autostart=marked.autostart, since=marked.since)
         self._did(f"hand it over to {self.request.other}")
 
@@ -354,6 +363,7 @@ class _Work:
         if self.moving is None:
             return
         marked = self._mine("leaving")
+        _resume.disarm(self.commands, self.name)
         if marked.ran and not self.guest.unit.up:
             # A run that is killed right after the mark is gone leaves a guest that the next run of the engine starts.
             self._apply([Mark(self.name)])

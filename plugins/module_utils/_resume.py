@@ -6,11 +6,11 @@
 
 Private to the collection: it may change at any time.
 
-A transient timer of systemd (systemd-run(1)) does when its time is up what the next run would do: it starts the guest
-if the mark of the step `Mark` says that it is to be started, and takes the mark away.  It does so under the guest's
-lock (flock(1)), so never in the middle of a run, and never after one that has decided otherwise.  The timer runs on the
-host, so it needs neither the controller nor the connection.  Whoever reads the guest's files restarts it from time to
-time (``hold`` of ``_stream_end.py``).
+A transient timer of systemd (systemd-run(1)) looks for a file when its time is up, takes it away and starts the guest.
+The file is the mark of the step `Mark`, by which the next run would start it, or that of a move, by which the guest is
+held.  Where there is no file, somebody has decided otherwise, and nothing is done.  It happens under the guest's lock
+(flock(1)), so never in the middle of a run.  The timer runs on the host and needs neither the controller nor the
+connection.  Whoever reads the guest's files restarts it from time to time (``hold`` of ``_stream_end.py``).
 """
 
 from __future__ import annotations
@@ -34,8 +34,14 @@ def hold_of(name: str) -> str:
     return f"microvm-fleet-resume-{name}"
 
 
-def arm(commands: Commands, paths: Paths, name: str, *, after: int) -> None:
-    """Have guest *name* started in *after* seconds.  Raises FleetError; then there is no timer."""
+def arm(commands: Commands, paths: Paths, name: str, *, patience: int, moving: bool = False) -> None:
+    """Have guest *name* started in a while, by its mark of a move with *moving*.
+
+    That is in *patience* seconds, and the time that a stop, which is to come, may take, and a leeway.
+    Raises FleetError; then there is no timer.
+    """
+    stop = _systemd.timeouts(commands, [name]).get(name, (None, None))[1]
+    after = patience + (LONGEST_STOP if stop is None else stop) + LEEWAY
     programs = {each: commands.find(each) for each in ("flock", "find", "systemctl")}
     for program, found in programs.items():
         if found is None:
@@ -46,10 +52,11 @@ def arm(commands: Commands, paths: Paths, name: str, *, after: int) -> None:
                 hint="Install it.",
             )
     disarm(commands, name)
+    directory, file = (paths.moving(), f"{name}.json") if moving else (paths.marks, name)
     words = [
         *(programs["flock"], os.path.join(paths.locks, f"guest-{name}")),
-        *(programs["find"], paths.marks, "-mindepth", "1", "-maxdepth", "1", "-name", name),
-        *("-exec", programs["systemctl"], "--no-block", "start", _systemd.unit(name), ";", "-delete"),
+        *(programs["find"], directory, "-mindepth", "1", "-maxdepth", "1", "-name", file, "-delete"),
+        *("-exec", programs["systemctl"], "--no-block", "start", _systemd.unit(name), ";"),
     ]
     commands.run(
         [
@@ -69,6 +76,16 @@ def arm(commands: Commands, paths: Paths, name: str, *, after: int) -> None:
 
 
 def disarm(commands: Commands, name: str) -> None:
-    """Have no timer of guest *name*, and nothing that waits for its lock."""
+    """Have no timer of guest *name*, and nothing that waits for its lock.  Raises FleetError when there still is."""
+    units = [f"{hold_of(name)}.timer", f"{hold_of(name)}.service"]
     # systemctl complains of units that are not there.
-    commands.run(["systemctl", "stop", f"{hold_of(name)}.timer", f"{hold_of(name)}.service"], check=False)
+    commands.run(["systemctl", "stop", *units], check=False)
+    shown = commands.run(["systemctl", "show", "--property", "Id,ActiveState", *units]).stdout
+    for values in _systemd.blocks(shown):
+        if values.get("ActiveState") not in ("inactive", "failed"):
+            raise FleetError(
+                f"{values.get('Id')} is {values.get('ActiveState')}, and could start the guest at any time.",
+                subject=f"guest {name}",
+                field="name",
+                hint="See why systemd does not stop it, and run again.",
+            )

@@ -169,6 +169,12 @@ options:
       - Seconds for which nothing may move before the stream is given up.
     type: int
     default: 300
+  hold:
+    description:
+      - Name of a timer of systemd on the source's host, without its suffix. It is restarted as long as files are read,
+        and its service is started at once when the stream fails, or when nobody takes it any more.
+      - So what keeps the files still can be undone by their own host, whatever becomes of the controller.
+    type: str
 seealso:
   - module: microvm.fleet.microvm_backup
   - module: microvm.fleet.microvm_restore

@@ -11,6 +11,7 @@ the recorded output has.  `Killer` ends the engine between any two changes, as S
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -140,6 +141,7 @@ class FakeUnit:
     sub: str = "running"
     result: str = "success"
     restarts: int = 0
+    invocation: str = "0"
     since: float = field(default_factory=lambda: time.monotonic() - 1000)
 
 
@@ -157,6 +159,7 @@ class FakeHost(Answers):
         self.loaded: dict[str, str | None] = {}
         # Timers that start guests again, by the guest's name: the seconds.
         self.resuming: dict[str, int] = {}
+        self._files_of: dict[str, Path] = {}
         # Guests for which enabling fails, and what systemctl says then.
         self.broken_units: set[str] = set()
         self.substitutes: set[str] = set()
@@ -167,6 +170,7 @@ class FakeHost(Answers):
         # `Spec` has it by default, by name.
         self.copies: dict[str, dict[str, t.Any]] = {}
         self.behaviours: dict[str, str] = {}
+        self._starts = itertools.count()
         # What is done now is done by Nix or systemd, not by the engine.
         self.working = False
         # Called before each command.
@@ -300,7 +304,7 @@ class FakeHost(Answers):
         for image, size in spec.volumes:
             if size is not None and not image.startswith("/"):
                 self.guest(name, image).touch()
-        self.units[name] = FakeUnit()
+        self.units[name] = FakeUnit(invocation=str(next(self._starts)))
         self.loaded[name] = self._drop_in(name)
 
     def stop(self, name: str) -> None:
@@ -320,6 +324,7 @@ class FakeHost(Answers):
         """The host restarts: units are gone, the links ``booted`` stay, and what is to start at boot starts."""
         self.units.clear()
         self.loaded.clear()
+        self.resuming.clear()
         wants = Path(self.paths.wants)
         for link in sorted(wants.iterdir()) if wants.is_dir() else ():
             self.start(link.name[len("microvm@") : -len(".service")])
@@ -488,34 +493,43 @@ class FakeHost(Answers):
                 f"Result={unit.result}\nNRestarts={unit.restarts}\nId=microvm@{name}.service\n"
                 f"ActiveState={unit.active}\nSubState={unit.sub}\n"
                 f"ActiveEnterTimestampMonotonic={int(unit.since * 1e6)}\n"
-                f"NeedDaemonReload={'yes' if stale else 'no'}\nInvocationID=0\n"
+                f"NeedDaemonReload={'yes' if stale else 'no'}\nInvocationID={unit.invocation}\n"
             )
         return "\n".join(blocks)
 
     def _run_later(self, argv: tuple[str, ...]) -> tuple[int, str, str]:
         """A transient timer of a guest, which has to be gone before there is another."""
         options = dict(word[2:].split("=", 1) for word in argv if word.startswith("--") and "=" in word)
-        name = argv[argv.index("-name") + 1]
-        assert options["unit"] == f"microvm-fleet-resume-{name}"
+        name = options["unit"][len("microvm-fleet-resume-") :]
+        directory = argv[argv.index("-mindepth") - 1]
+        file = {self.paths.marks: name, self.paths.moving(): f"{name}.json"}[directory]
+        assert argv[argv.index("-name") + 1 : argv.index("-exec")] == (file, "-delete")
         assert os.path.join(self.paths.locks, f"guest-{name}") in argv
-        assert argv[-4:] == ("start", f"microvm@{name}.service", ";", "-delete")
+        assert argv[-3:] == ("start", f"microvm@{name}.service", ";")
         if name in self.resuming:
             return 1, "", f"Failed to start transient timer unit: Unit {options['unit']}.timer was already loaded\n"
         self.resuming[name] = int(options["on-active"].rstrip("s"))
+        self._files_of[name] = Path(directory, file)
         return 0, "", ""
+
+    def _state_of(self, unit: str) -> str:
+        name = unit[len("microvm-fleet-resume-") :].rpartition(".")[0]
+        return "active" if unit.endswith(".timer") and name in self.resuming else "inactive"
 
     def time_is_up(self, name: str) -> None:
         """The timer of guest *name* runs out."""
         del self.resuming[name]
-        mark = Path(self.paths.marks, name)
-        if mark.exists():
+        if self._files_of[name].exists():
+            self._files_of[name].unlink()
             self.start(name)
-            mark.unlink()
 
     def _systemctl(self, argv: tuple[str, ...]) -> tuple[int, str, str]:
         words = [word for word in argv[1:] if not word.startswith("--")]
         verb = words[0]
         if verb == "show":
+            asked = [word for word in words if word.startswith("microvm-fleet-resume-")]
+            if asked:
+                return 0, "\n".join(f"Id={unit}\nActiveState={self._state_of(unit)}\n" for unit in asked), ""
             return 0, self._show(), ""
         if verb == "cat":
             return 0, Path(self.paths.units, words[1]).read_text(encoding="utf-8"), ""

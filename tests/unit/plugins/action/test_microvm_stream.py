@@ -62,9 +62,11 @@ def test_options_become_requests() -> None:
             owner="microvm",
             mode="0640",
             reserve=3,
+            hold="resume-a",
         )
     )
     assert send == {
+        "hold": "resume-a",
         "directory": "/src",
         "files": [
             {"name": "a", "as": "x/b", "encode": "gzip", "decode": None},
@@ -85,6 +87,8 @@ def test_options_become_requests() -> None:
         ({"directory_mode": "17777"}, "directory_mode"),
         ({"reserve": -1}, "reserve"),
         ({"stall_timeout": 0}, "stall_timeout"),
+        ({"hold": "--no-block"}, "hold"),
+        ({"hold": ""}, "hold"),
         ({"files": [{"name": "ok"}, {"name": "../up"}]}, "files[1].name"),
         ({"files": [{"name": "ok", "dest": "/etc/x"}]}, "files[0].dest"),
     ],

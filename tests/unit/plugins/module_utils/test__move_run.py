@@ -267,8 +267,11 @@ def test_it_gets_back_from_every_step(pair: Pair, last: str, cut: bool) -> None:
     stayed(pair, before)
 
 
+@pytest.mark.parametrize("itself", [False, True])
 @pytest.mark.parametrize("back", [False, True])
-def test_a_move_killed_anywhere_goes_on_or_back(back: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_move_killed_anywhere_goes_on_or_back(
+    back: bool, itself: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     numbers = itertools.count(1000)
 
     def next_process() -> None:
@@ -294,6 +297,7 @@ def test_a_move_killed_anywhere_goes_on_or_back(back: bool, tmp_path: Path, monk
         whole.forward()
     arrived(whole)
     assert counter.count > 60
+    by_itself = 0
     # Every change of every step is a place to be killed at; some of them are tried each way.
     for at in range(*((0, counter.count, 9) if back else (1, counter.count, 7))):
         pair = fresh(str(at))
@@ -304,6 +308,13 @@ def test_a_move_killed_anywhere_goes_on_or_back(back: bool, tmp_path: Path, monk
         pair.target.before = lambda argv: None
         next_process()
         pair.sound()
+        if itself:
+            if NAME not in pair.source.resuming:
+                continue
+            pair.source.time_is_up(NAME)
+            pair.sound()
+            assert pair.up() == ["source"]
+            by_itself += 1
         if at % 2:
             pair.power_cut()
             pair.sound()
@@ -320,6 +331,43 @@ def test_a_move_killed_anywhere_goes_on_or_back(back: bool, tmp_path: Path, monk
             pair.back()
             assert pair.up() == ["source"], f"killed at {at}"
             assert pair.whole("source")
+    assert (by_itself > 1) == itself
+
+
+def test_nobody_has_it_back_once_it_is_handed_over(pair: Pair) -> None:
+    for each in _move.forward(NAME, pair.views(), HOSTS, new=MOVE)["steps"]:
+        pair.step(each["host"], each["step"], MOVE)
+        armed = NAME in pair.source.resuming
+        assert armed == (each["step"] in ("stop", "copy", "place")), each["step"]
+        if armed:
+            assert pair.source.resuming[NAME] > 360
+    assert pair.up() == ["target"]
+
+
+def test_no_handing_over_while_the_host_may_have_it_back(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in ("leave", "stop"):
+        pair.do("source", step)
+    monkeypatch.setattr(pair.source, "_state_of", lambda unit: "activating")
+    with pytest.raises(FleetError, match="could start the guest at any time"):
+        pair.do("source", "hand_over")
+    assert pair.views()["source"]["phase"] == "leaving"
+
+
+def test_a_controller_that_comes_back_too_late(pair: Pair) -> None:
+    plan = _move.forward(NAME, pair.views(), HOSTS, new=MOVE)
+    for each in plan["steps"]:
+        if each["step"] == "hand_over":
+            break
+        pair.step(each["host"], each["step"], MOVE)
+    pair.source.time_is_up(NAME)
+    pair.sound()
+    with pytest.raises(InvalidWish, match="it has no mark of a move on this host"):
+        pair.do("source", "hand_over")
+    pair.back()
+    assert pair.up() == ["source"]
+    assert not pair.views()["target"]["traces"]
+    pair.forward()
+    arrived(pair)
 
 
 def test_what_it_wrote_while_it_was_tried_is_kept(pair: Pair) -> None:

@@ -27,9 +27,11 @@ class Host(Answers):
     def __init__(self, root: Path) -> None:
         super().__init__()
         self.paths = Paths(str(root))
+        self.stop, self.state = "2s", "inactive"
         self.started = root / "started"
         self.systemctl = root / "systemctl"
         os.makedirs(self.paths.marks)
+        os.makedirs(self.paths.moving())
         os.makedirs(self.paths.locks)
         self.systemctl.write_text(f'#!/bin/sh\necho "$*" >> {self.started}\n', encoding="utf-8")
         self.systemctl.chmod(0o755)
@@ -38,7 +40,13 @@ class Host(Answers):
         return str(self.systemctl) if name == "systemctl" else shutil.which(name)
 
     def answer(self, argv: tuple[str, ...]) -> tuple[int, str, str]:
-        return (5, "", "not loaded") if argv[:2] == ("systemctl", "stop") else (0, "", "")
+        if argv[:2] == ("systemctl", "stop"):
+            return 5, "", "Unit not loaded."
+        if argv[:2] == ("systemctl", "show"):
+            if "TimeoutStopUSec" in argv[3]:
+                return 0, f"Id=microvm@db1.service\nTimeoutStartUSec=1min\nTimeoutStopUSec={self.stop}\n", ""
+            return 0, "\n".join(f"Id={unit}\nActiveState={self.state}\n" for unit in argv[4:]), ""
+        return 0, "", ""
 
     def mark(self, *names: str) -> None:
         for name in names:
@@ -68,21 +76,21 @@ def wait_for_a_lock(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_the_timer_and_what_goes_before_it(host: Host) -> None:
-    _resume.arm(host, host.paths, "db1", after=42)
-    assert host.calls[0] == (
-        "systemctl",
-        "stop",
-        "microvm-fleet-resume-db1.timer",
-        "microvm-fleet-resume-db1.service",
-    )
-    assert host.calls[1][0] == "systemd-run"
-    assert {"--on-active=42s", "--unit=microvm-fleet-resume-db1", "--collect"} <= set(host.calls[1])
+    _resume.arm(host, host.paths, "db1", patience=40)
+    units = ("microvm-fleet-resume-db1.timer", "microvm-fleet-resume-db1.service")
+    assert host.calls[1:-1] == [
+        ("systemctl", "stop", *units),
+        ("systemctl", "show", "--property", "Id,ActiveState", *units),
+    ]
+    assert host.calls[-1][0] == "systemd-run"
+    wished = {f"--on-active={40 + 2 + _resume.LEEWAY}s", "--unit=microvm-fleet-resume-db1", "--collect"}
+    assert wished <= set(host.calls[-1])
     assert all(os.path.isabs(host.service()[at]) for at in (0, 1, 2))
 
 
 def test_a_guest_with_its_mark_is_started_once(host: Host) -> None:
     host.mark("db1", "db2", "db11")
-    _resume.arm(host, host.paths, "db1", after=42)
+    _resume.arm(host, host.paths, "db1", patience=40)
     for _time in range(2):
         subprocess.run(host.service(), check=True)
     assert host.started.read_text().splitlines() == ["--no-block start microvm@db1.service"]
@@ -90,22 +98,42 @@ def test_a_guest_with_its_mark_is_started_once(host: Host) -> None:
 
 
 def test_a_guest_without_one_is_left_as_it_is(host: Host) -> None:
-    _resume.arm(host, host.paths, "db1", after=42)
+    _resume.arm(host, host.paths, "db1", patience=40)
     subprocess.run(host.service(), check=True)
     assert not host.started.exists()
 
 
-def test_a_start_that_fails_keeps_the_mark(host: Host) -> None:
+def test_a_guest_that_moves_is_held_no_more_when_it_is_started(host: Host) -> None:
+    mark = Path(host.paths.moving("db1"))
+    for path in (mark, Path(host.paths.moving("db11"))):
+        path.touch()
     host.mark("db1")
-    host.systemctl.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
-    _resume.arm(host, host.paths, "db1", after=42)
-    subprocess.run(host.service(), check=False)
+    host.systemctl.write_text(f'#!/bin/sh\ntest ! -e {mark} && echo "$*" >> {host.started}\n', encoding="utf-8")
+    _resume.arm(host, host.paths, "db1", patience=40, moving=True)
+    subprocess.run(host.service(), check=True)
+    assert host.started.read_text() == "--no-block start microvm@db1.service\n"
+    assert os.listdir(host.paths.moving()) == ["db11.json"]
     assert os.listdir(host.paths.marks) == ["db1"]
+
+
+def test_a_stop_without_a_limit_is_waited_for(host: Host) -> None:
+    host.stop = "infinity"
+    _resume.arm(host, host.paths, "db1", patience=40)
+    assert f"--on-active={40 + _resume.LONGEST_STOP + _resume.LEEWAY}s" in host.calls[-1]
+
+
+def test_a_timer_that_does_not_go_is_said(host: Host) -> None:
+    host.state = "activating"
+    with pytest.raises(FleetError, match="could start the guest at any time"):
+        _resume.disarm(host, "db1")
+    with pytest.raises(FleetError, match="could start the guest at any time"):
+        _resume.arm(host, host.paths, "db1", patience=40)
+    assert host.count("systemd-run") == 0
 
 
 def test_it_waits_for_the_lock_of_the_guest(host: Host) -> None:
     host.mark("db1")
-    _resume.arm(host, host.paths, "db1", after=42)
+    _resume.arm(host, host.paths, "db1", patience=40)
     with (
         _files.lock(os.path.join(host.paths.locks, "guest-db1"), what="guest db1"),
         subprocess.Popen(host.service()) as process,
@@ -124,5 +152,5 @@ def test_a_program_that_is_missing_is_said(host: Host, monkeypatch: pytest.Monke
     found: t.Callable[[str], str | None] = host.find
     monkeypatch.setattr(host, "find", lambda name: None if name == missing else found(name))
     with pytest.raises(FleetError, match=f"the program {missing} is not on this host"):
-        _resume.arm(host, host.paths, "db1", after=42)
-    assert host.calls == []
+        _resume.arm(host, host.paths, "db1", patience=40)
+    assert host.count("systemd-run") == 0
