@@ -65,6 +65,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     Switch,
     Undescribe,
     Unstage,
+    Unsure,
     VolumeStep,
     Write,
 )
@@ -456,6 +457,10 @@ class Apply:
         )
         yield
 
+    def _note_unsure(self, plan: GuestPlan, _step: Unsure, unflushed: _files.Unflushed) -> Parts:
+        live = {"runner": None, "invocation": plan.guest.unit.invocation}
+        yield from self._rewrite(plan, lambda record: replace(record, live=live), unflushed)
+
     def _note_live(self, plan: GuestPlan, step: Live, unflushed: _files.Unflushed) -> Parts:
         live = {"runner": step.runner, "invocation": plan.guest.unit.invocation}
         yield from self._rewrite(plan, lambda record: replace(record, live=live), unflushed)
@@ -547,6 +552,7 @@ class Apply:
         Unstage: _unstage,
         Root: _root,
         Settings: _settings,
+        Unsure: _note_unsure,
         Live: _note_live,
         Remove: _remove,
         Judged: _judged,

@@ -29,12 +29,12 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     Await,
     Forget,
     Live,
-    Mark,
     Settings,
     Start,
     Step,
     Stop,
     Switch,
+    Unsure,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._health_probe import HostKeys, over_ssh
 from ansible_collections.microvm.fleet.plugins.module_utils._health_wish import Access
@@ -193,14 +193,14 @@ def switched(plan: GuestPlan, before: Shape, after: Shape) -> GuestPlan:
     steps: list[Step] = []
     for each in plan.steps:
         if isinstance(each, Await):
-            steps.append(step)
+            steps += [Unsure(plan.name), step]
         if isinstance(each, Forget):
             # What the guest was started from stops it.
             kept = {one.number for one in plan.guest.generations if one.runner == plan.guest.booted}
             numbers = tuple(number for number in each.numbers if number not in kept)
             if numbers:
                 steps.append(Forget(plan.name, numbers))
-        elif not isinstance(each, (Mark, Stop, Start)):
+        elif not isinstance(each, (Stop, Start)):
             steps.append(each)
     return replace(plan, steps=tuple(steps))
 

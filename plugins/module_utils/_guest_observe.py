@@ -167,11 +167,13 @@ class Guest:
 
     @property
     def restart_needed(self) -> bool:
-        """Whether the running guest is of another runner than the next start would run."""
-        if not self.unit.active or self.current is None or self.booted == self.current:
+        """Whether the running guest is of another runner than the next start would run, or may be."""
+        if not self.unit.active or self.current is None:
             return False
         live = self.record.live if self.record is not None else None
-        return live is None or dict(live) != {"runner": self.current, "invocation": self.unit.invocation}
+        # What was activated inside it since it was started, or was begun to be.
+        inside = live is not None and live.get("invocation") == self.unit.invocation
+        return (live.get("runner") if live is not None and inside else self.booted) != self.current
 
     @property
     def judging(self) -> bool:

@@ -100,6 +100,8 @@ class GuestPlan:
     revert: Revert | None = None
     # Why a guest that was to be switched live is restarted.
     why_not_live: str | None = None
+    # What is not done, and why; the steps are what is done nevertheless.
+    refusal: FleetError | None = None
 
     @property
     def name(self) -> str:
@@ -210,7 +212,7 @@ def plan(wish: GuestWish, guest: Guest, target: Target | None) -> GuestPlan:
     if back is not None:
         rest = judge.rest(wish, guest, back)
         return GuestPlan(wish, guest, steps=rest.steps, revert=rest)
-    revert = None
+    revert = refusal = None
     try:
         if wish.state == "absent":
             steps = tuple(_absent(wish, guest))
@@ -219,7 +221,10 @@ def plan(wish: GuestWish, guest: Guest, target: Target | None) -> GuestPlan:
             if way.moving and guest.exists:
                 refusal = judge.refusal(wish, guest, str(way.current))
                 if refusal is not None:
-                    raise refusal
+                    if not guest.interrupted:
+                        raise refusal
+                    # What a killed run has left to be done is done nevertheless.
+                    target, way = None, course(wish, guest, None)
             steps = tuple(_present(wish, guest, target, way))
             if way.judged:
                 revert = judge.revert(wish, guest, str(way.current), steps)
@@ -231,7 +236,7 @@ def plan(wish: GuestWish, guest: Guest, target: Target | None) -> GuestPlan:
         _hear(wish, target.runner if target is not None else guest.runner)
     except FleetError as error:
         return GuestPlan(wish, guest, error=error, target=target)
-    return GuestPlan(wish, guest, steps=steps, target=target, revert=revert)
+    return GuestPlan(wish, guest, steps=steps, target=target, revert=revert, refusal=refusal)
 
 
 def _refuse(wish: GuestWish, guest: Guest) -> None:
@@ -348,7 +353,9 @@ def course(wish: GuestWish, guest: Guest, target: Target | None) -> Course:
     current = target.runner.path if target is not None and moving else guest.current
     # A mark of a run that was killed speaks of a guest that is down, and to be up again.
     interrupted = guest.interrupted and guest.exists and not guest.unit.up and wish.state != "stopped"
-    renewing = wish.activates and guest.owner != "nixos" and guest.restart_needed
+    # So does one of a guest that was to be switched live.
+    unfinished = wish.activates or (guest.interrupted and wish.state != "stopped")
+    renewing = unfinished and guest.owner != "nixos" and guest.restart_needed
     stopping = guest.unit.up and (wish.state in ("stopped", "restarted") or (moving and guest.exists) or renewing)
     starting = wish.state != "stopped" and (
         stopping or interrupted or (wish.state in ("started", "restarted") and not guest.unit.active)

@@ -307,7 +307,10 @@ def _live(paths: Paths, commands: Commands, plans: t.Sequence[GuestPlan]) -> tup
 
 def _volumes(paths: Paths, commands: Commands, plans: t.Sequence[GuestPlan]) -> tuple[GuestPlan, ...]:
     """The plans, with the steps of the volumes of guests that start, get another runner, or go."""
-    if not any(isinstance(step, (Start, Switch, Remove)) for plan in plans for step in plan.steps):
+    if not any(
+        plan.wish.restore_volumes or any(isinstance(step, (Start, Switch, Remove)) for step in plan.steps)
+        for plan in plans
+    ):
         return tuple(plans)
     # Loaded for such runs only.
     from ansible_collections.microvm.fleet.plugins.module_utils import _volume_apply  # noqa: PLC0415
@@ -343,7 +346,7 @@ def _report(
         steps = plan.steps if check or not outcomes else done
         described = describe(before.guest(plan.name))
         now = planner.project(described, plan) if check else describe(after.guest(plan.name))
-        error = outcome.error or plan.error
+        error = outcome.error or plan.error or plan.refusal
         changed = any(step.changes for step in steps)
         entry: dict[str, t.Any] = {
             "name": plan.name,

@@ -41,7 +41,7 @@ class _Case:
     """A guest that is waited for, or is taken back.  *work* carries its plan out, and has its outcome.
 
     *back* is the plan by which it is taken back; a guest that has been, and is waited for again, is a case *of* that.
-    *broken*: nobody knows how far the way back came.
+    *broken*: its way back has not come to its end, and the mark of the guest stays for the next run.
     """
 
     plan: GuestPlan
@@ -165,7 +165,7 @@ class Settling:
             self._back.carry_out([case.back])
         except FleetError as error:
             undone.error = undone.error or error
-            case.broken = True
+        case.broken = undone.error is not None
 
     def _arrived(self, future: Future[None]) -> _Case | None:
         """What is to be waited for next of a guest that has gone back, None when it is at its end."""

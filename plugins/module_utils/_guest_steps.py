@@ -233,6 +233,18 @@ class Live(Step):
 
 
 @dataclass(frozen=True)
+class Unsure(Step):
+    """Note that nobody knows which system the guest has, before another one is activated inside it."""
+
+    @property
+    def changes(self) -> bool:
+        return False
+
+    def words(self) -> str:
+        return f"{self.guest}: note that it is about to get another system"
+
+
+@dataclass(frozen=True)
 class Await(Step):
     """Wait until it is known whether the guest is healthy.  What comes after it is for one that is."""
 

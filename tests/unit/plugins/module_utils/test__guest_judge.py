@@ -382,6 +382,26 @@ SAME = Target(Runner(path(2)), source="x.drv", flake=FLAKE, locked="r3")
             Course(path(2), interrupted=True, starting=True),
         ),
         (wish(), guest(interrupted=True, judging=path(2)), None, Course(path(2), judged=True)),
+        # It was to be switched live.
+        (
+            wish(),
+            guest(interrupted=True, judging=path(2), booted=path(1)),
+            None,
+            Course(path(2), stopping=True, starting=True, judged=True),
+        ),
+        (
+            wish(),
+            guest(interrupted=True, judging=path(2), live={"runner": None, "invocation": "i1"}),
+            None,
+            Course(path(2), stopping=True, starting=True, judged=True),
+        ),
+        (
+            wish(),
+            guest(interrupted=True, judging=path(2), booted=path(1), live={"runner": path(2), "invocation": "i1"}),
+            None,
+            Course(path(2), judged=True),
+        ),
+        (wish(), guest(judging=path(2), booted=path(1)), None, Course(path(2))),
         (wish(), guest(judging=path(2)), None, Course(path(2))),
         (wish(update="stage"), guest(judging=path(2)), SAME, Course(path(2))),
         (wish(update="activate"), guest(judging=path(2)), SAME, Course(path(2), judged=True)),
@@ -420,16 +440,25 @@ def test_a_rejected_runner_is_refused_and_nothing_else_is_done() -> None:
 
 
 @pytest.mark.parametrize(
-    ("live", "needed"),
+    ("booted", "live", "needed"),
     [
-        (None, True),
-        ({"runner": path(2), "invocation": "i1"}, False),
-        ({"runner": path(2), "invocation": "i0"}, True),
-        ({"runner": path(3), "invocation": "i1"}, True),
+        (1, None, True),
+        (1, {"runner": path(2), "invocation": "i1"}, False),
+        (1, {"runner": path(2), "invocation": "i0"}, True),
+        (1, {"runner": path(3), "invocation": "i1"}, True),
+        (1, {"runner": None, "invocation": "i1"}, True),
+        # It has come back to what it was started from, but for what is inside it.
+        (2, None, False),
+        (2, {"runner": path(2), "invocation": "i1"}, False),
+        (2, {"runner": path(1), "invocation": "i1"}, True),
+        (2, {"runner": None, "invocation": "i1"}, True),
+        (2, {"runner": None, "invocation": "i0"}, False),
     ],
 )
-def test_what_was_activated_inside_needs_no_restart(live: dict[str, t.Any] | None, needed: bool) -> None:
-    assert guest(booted=path(1), live=live).restart_needed is needed
+def test_what_is_inside_a_guest_says_whether_it_needs_a_restart(
+    booted: int, live: dict[str, t.Any] | None, needed: bool
+) -> None:
+    assert guest(booted=path(booted), live=live).restart_needed is needed
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import shutil
 import typing as t
 from dataclasses import replace
@@ -16,10 +18,18 @@ import pytest
 
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import read_runner
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_live import Shape, alike, difference, read_shape
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import observe
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_run import Result, converge
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import Limits, read_wishes
 from ansible_collections.microvm.fleet.tests.unit.plugins.conftest import Verdicts
-from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FLAKE, FakeHost, Spec, store_path
+from ansible_collections.microvm.fleet.tests.unit.support.fakehost import (
+    FLAKE,
+    FakeHost,
+    Killed,
+    Killer,
+    Spec,
+    store_path,
+)
 
 KERNEL = store_path("kernel", "linux")
 CONF = store_path("conf", "supervisord.conf")
@@ -36,6 +46,8 @@ class LiveHost(FakeHost):
         self.systems: dict[str, str] = {}
         # Systems that a guest does not take, and guests that cannot be logged in to.
         self.refused: set[str] = set()
+        # Systems in whose activation the process that has asked for it dies.
+        self.dying: set[str] = set()
         self.deaf: set[str] = set()
 
     def system(self, spec: Spec) -> str:
@@ -86,6 +98,9 @@ class LiveHost(FakeHost):
             return int(command[3] != self.booted[name]), "", ""
         system = command[0][: -len("/bin/switch-to-configuration")]
         assert command[1:] == ("test",)
+        if system in self.dying:
+            self.systems[name] = "half"
+            raise Killed
         if system in self.refused:
             return 4, "", "warning: the following units failed: x.service"
         self.systems[name] = system
@@ -250,6 +265,125 @@ def test_back_by_a_restart_where_nothing_else_helps(host: LiveHost) -> None:
     assert result["reverted"]["healthy"]
     assert current(host) == first
     assert host.count("systemctl", "stop") == host.count("systemctl", "start") == 1
+
+
+# Killed
+
+
+def is_whole(host: LiveHost, spec: Spec) -> bool:
+    """Whether the guest has the system of *spec*, and everybody knows that; nothing is left to be found out."""
+    guest = observe(host.paths, host).guest("web1")
+    noted = guest.current == spec.path and not guest.judging
+    return noted and host.systems["web1"] == host.system(spec) and not (guest.restart_needed or guest.interrupted)
+
+
+@pytest.mark.parametrize(("good", "first"), [(True, "nothing"), (False, "nothing"), (False, "the same")])
+def test_a_run_killed_anywhere_is_finished_by_the_next(
+    good: bool, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: Verdicts
+) -> None:
+    """Whether the next run wants the update, too, or nothing but that what is there is whole."""
+    numbers = itertools.count(1000)
+
+    def next_process() -> None:
+        pid = next(numbers)
+        monkeypatch.setattr(os, "getpid", lambda: pid)
+
+    def fresh(number: str) -> tuple[LiveHost, Spec, Spec]:
+        host = LiveHost(tmp_path / number)
+        old = host.equip(Spec("web1"))
+        host.offer(old)
+        run(host, state="started")
+        new = renew(host)
+        if not good:
+            judge[new.path] = "it does not answer"
+        next_process()
+        return host, old, new
+
+    (tmp_path / "whole").mkdir()
+    whole, old, new = fresh("whole")
+    with Killer(whole, None) as counter:
+        run(whole)
+    assert is_whole(whole, new if good else old)
+    for at in range(counter.count):
+        (tmp_path / str(at)).mkdir()
+        host, old, new = fresh(str(at))
+        with Killer(host, at) as killer:
+            run(host)
+        assert killer.dead
+        next_process()
+        if first == "nothing":
+            run(host, update="never")
+            assert host.units["web1"].active == "active", f"killed at {at}"
+            guest = observe(host.paths, host).guest("web1")
+            assert is_whole(host, host.specs[str(guest.current)]), f"killed at {at}"
+            next_process()
+        run(host)
+        assert is_whole(host, new if good else old), f"killed at {at}"
+        # But for a note of the length of a line, of whom to believe to be the guest.
+        assert not [place for place in host.temporary() if "microvm-fleet/ssh" not in place], f"killed at {at}"
+        again = run(host)
+        assert not again.changed, f"killed at {at}"
+        assert bool(again.failures) is not good, f"killed at {at}"
+
+
+@pytest.mark.parametrize("switch", ["live", "restart"])
+def test_a_run_killed_in_the_midst_of_the_activation(host: LiveHost, switch: str) -> None:
+    """`current` has moved, and what the guest has is neither the one nor the other."""
+    first, spec = current(host), renew(host)
+    host.dying.add(host.system(spec))
+    with pytest.raises(Killed):
+        run(host)
+    host.dying.clear()
+    assert (current(host), host.systems["web1"]) == (spec.path, "half")
+    guest = observe(host.paths, host).guest("web1")
+    assert guest.judging
+    assert guest.restart_needed
+    result = run(host, update="never", switch=switch)
+    assert not result.failures
+    assert result.changed
+    assert host.count("systemctl", "stop") == (switch == "restart")
+    assert is_whole(host, spec)
+    assert first != spec.path
+
+
+def test_a_run_killed_on_the_way_back(host: LiveHost, judge: Verdicts) -> None:
+    """`current` is what the guest was booted with, and the guest has something else, whatever `booted` says."""
+    first, spec = host.specs[current(host)], renew(host)
+    judge[spec.path] = "it does not answer"
+    host.dying.add(host.system(first))
+    with pytest.raises(Killed):
+        run(host)
+    host.dying.clear()
+    assert current(host) == first.path == str(host.guest("web1", "booted").readlink())
+    assert observe(host.paths, host).guest("web1").restart_needed
+    # What it was taken back from is not tried again, and what was begun is brought to its end.
+    said = run(host, check=True)
+    done = run(host)
+    assert said.actions == done.actions == [f"web1: activate {host.system(first)} inside it"]
+    assert "was tried before, and the guest was taken back from it: it does not answer" in done.failures[0]
+    assert is_whole(host, first)
+    again = run(host)
+    assert not again.changed
+    assert "was tried before" in again.failures[0]
+
+
+def test_a_system_that_was_half_taken_is_not_taken_for_the_one_before(host: LiveHost) -> None:
+    """Neither the new system nor the one before is activated as a whole, so the guest is restarted."""
+    first, spec = host.specs[current(host)], renew(host)
+    host.refused |= {host.system(spec), host.system(first)}
+    stopped: list[bool] = []
+    host.before = lambda argv: (
+        stopped.append(observe_record(host)) if argv[:2] == ("systemctl", "stop") else None  # type: ignore[func-returns-value]
+    )
+    run(host)
+    assert stopped == [True]
+    assert is_whole(host, first)
+
+
+def observe_record(host: LiveHost) -> bool:
+    """Whether the record says that nobody knows which system the guest has."""
+    live = record(host)["live"]
+    return live is not None and live["runner"] is None
 
 
 def test_a_guest_that_is_down_is_only_switched(host: LiveHost) -> None:

@@ -391,6 +391,46 @@ def test_a_run_that_takes_back_is_finished_by_the_next(
         assert not update(host, **fields).changed, f"killed at {at}"
 
 
+@pytest.mark.parametrize("check", [False, True])
+def test_what_a_killed_run_has_left_is_done_whatever_is_refused(
+    host: FakeHost, judge: Verdicts, check: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It died on the way back, before the guest was started again; what is wished for is still what was no good."""
+    ran(host)
+    old, bad = see(host).current, host.renew("web1").path
+    judge[bad] = REASON
+    with monkeypatch.context() as patch:
+        real = host.start
+
+        def start(name: str) -> None:
+            if see(host, name).current == old:
+                raise KeyboardInterrupt
+            real(name)
+
+        patch.setattr(host, "start", start)
+        with pytest.raises(KeyboardInterrupt):
+            update(host)
+    assert (see(host).current, see(host).unit.active, marks(host)) == (old, False, ["web1"])
+    result = run(host, [wish()], update="activate", check=check)
+    assert result.actions == ["web1: start"]
+    assert "was tried before, and the guest was taken back from it" in result.failures[0]
+    assert is_good(host, str(old)) is not check
+    if not check:
+        again = update(host)
+        assert (again.changed, again.actions) == (False, [])
+        assert "was tried before" in again.failures[0]
+
+
+def test_what_is_refused_is_the_whole_of_the_wish(host: FakeHost, judge: Verdicts) -> None:
+    ran(host)
+    bad = host.renew("web1").path
+    judge[bad] = REASON
+    update(host)
+    for state in ("stopped", "restarted"):
+        result = update(host, state=state)
+        assert (result.changed, len(result.failures)) == (False, 1)
+
+
 def test_what_a_killed_run_has_rejected_is_gone_back_from(host: FakeHost, judge: Verdicts) -> None:
     old, new = updated(host)
     bad = host.renew("web1").path

@@ -210,6 +210,30 @@ def test_a_way_back_that_breaks_off_is_that_guest_s_own(
     assert marks(host) == []
 
 
+def test_a_way_back_that_fails_is_gone_on_by_the_next_run(
+    host: FakeHost, looks: Looks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest is down then, and no wish but this says that it is to run."""
+    old, new = outdated(host)
+    looks.bad = {new["bad"]}
+    real = os.rename
+
+    def rename(source: t.Any, place: t.Any, **options: t.Any) -> None:
+        if str(place) == str(host.guest("bad", "current")) and see(host, "bad").record.rejected:  # type: ignore[union-attr]
+            raise OSError(28, "No space left on device", str(place))
+        real(source, place, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename)
+        result = update(host)
+    assert "failed too: switch to" in result.failures[0]
+    assert "No space left on device" in result.failures[0]
+    assert (see(host, "bad").current, see(host, "bad").unit.active, marks(host)) == (new["bad"], False, ["bad"])
+    update(host, update="never")
+    assert is_good(host, "bad", old["bad"])
+    assert marks(host) == []
+
+
 def test_systemd_is_busy_when_it_is_asked_who_is_up(host: FakeHost, looks: Looks) -> None:
     _old, new = outdated(host)
     started: list[str] = []
