@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 from pathlib import Path
 
@@ -72,9 +73,13 @@ def test_guests_of_the_role_are_those_of_the_module() -> None:
 
 
 def test_every_static_file_of_the_host_is_installed() -> None:
-    files = ROLES / "host" / "files"
-    listed = {entry["src"] for entry in load("host", "vars", "main.yml")["__microvm_host_files"]}
-    assert listed == {str(path.relative_to(files)) for path in files.rglob("*") if path.is_file()}
+    contents = [entry["content"] for entry in load("host", "vars", "main.yml")["__microvm_host_files"]]
+    found = [re.search(r"'ansible\.builtin\.(file|template)', '([^']+)'", content) for content in contents]
+    listed = {(kind, name) for kind, name in (one.groups() for one in found if one)}
+    files, templates = ROLES / "host" / "files", ROLES / "host" / "templates"
+    there = {("file", str(path.relative_to(files))) for path in files.rglob("*") if path.is_file()}
+    assert listed == there | {("template", path.name) for path in templates.iterdir()}
+    assert len(contents) == len(listed)
 
 
 def test_every_unit_can_be_removed() -> None:
