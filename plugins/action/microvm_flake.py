@@ -27,7 +27,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._flake_wish import (
     read_update,
     relative_faults,
 )
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import name_faults
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import name_faults
 
 # Reads a file of the controller, decrypting what Ansible Vault has encrypted.
 Reader = Callable[[str], bytes]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ansible_collections.microvm.fleet.plugins.module_utils._backup import MANIFEST, Backup, read_manifest
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import DESCRIBED
 from ansible_collections.microvm.fleet.plugins.plugin_utils._backups import (
     BackupAction,
     Result,

@@ -11,13 +11,11 @@ from collections.abc import Callable, Mapping
 
 from ansible.errors import AnsibleFilterError
 
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import DESCRIBED
 from ansible_collections.microvm.fleet.plugins.plugin_utils._values import sequence, told
 
 Values = dict[str, t.Any]
 
-# `DESCRIBED` of module_utils/_guest_wish.py, which is not imported here: Ansible reads this file for any filter of the
-# collection.
-_DESCRIBED: t.Final = "path:/etc/microvm-fleet"
 # Updates that take a runner from its source.
 _TAKE: t.Final = ("stage", "activate")
 
@@ -45,7 +43,7 @@ def build_needs(guests: t.Any, there: t.Any, update: str = "never", described: t
             needs["described"].append({"name": name, "entry": dict(entries[name]), "recorded": recorded})
             continue
         flake = entry.get("flake") or guest.get("flake")
-        if flake and flake != _DESCRIBED:
+        if flake and flake != DESCRIBED:
             needs["sources"].append({"flake": flake, "guest": name, "recorded": recorded})
     return needs
 
@@ -98,10 +96,10 @@ def build_share(built: t.Any, needs: t.Any, wanted: t.Any) -> Values:
             mine = evaluated.setdefault(source["flake"], {"identity": flake["identity"], "guests": {}})
             if source["guest"] in flake["guests"]:
                 mine["guests"][source["guest"]] = flake["guests"][source["guest"]]
-    for entry in needs["described"] if _DESCRIBED in found else ():
-        flake = found[_DESCRIBED]
+    for entry in needs["described"] if DESCRIBED in found else ():
+        flake = found[DESCRIBED]
         identity = built["identities"][wanted["described"].index(entry)]
-        mine = evaluated.setdefault(_DESCRIBED, {"identity": flake["identity"], "guests": {}})
+        mine = evaluated.setdefault(DESCRIBED, {"identity": flake["identity"], "guests": {}})
         if identity in flake["guests"]:
             mine["guests"][identity] = flake["guests"][identity]
     paths = (guest.get("path") for flake in evaluated.values() for guest in flake["guests"].values())

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import NO_DATA
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import InvalidWish
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import name_faults as guest_faults
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import name_faults as guest_faults
 from ansible_collections.microvm.fleet.plugins.module_utils._stream_end import name_faults
 
 FORMAT: t.Final = 1

@@ -28,10 +28,11 @@ from ansible_collections.microvm.fleet.plugins.module_utils._backup import image
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish, explaining
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_apply import GROUP, Apply
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import name_faults
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest, observe
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import GuestPlan, Outcome
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import Mark, Start, Step, Stop
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish, name_faults
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 from ansible_collections.microvm.fleet.plugins.module_utils._stream_end import EndError, open_below
 

@@ -28,11 +28,10 @@ from ansible_collections.microvm.fleet.plugins.module_utils._errors import (
     explaining,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._evaluated import Elsewhere, Found
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import DESCRIBED, name_faults
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
-    DESCRIBED,
     Limits,
     flake_faults,
-    name_faults,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import STORE, Paths
 

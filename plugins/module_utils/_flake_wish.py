@@ -18,7 +18,8 @@ import zlib
 from dataclasses import dataclass, field
 
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import InvalidWish
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import flake_faults, name_faults
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import name_faults
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import flake_faults
 
 SUBJECT: t.Final = "flake"
 PLACE: t.Final = "/etc/microvm-fleet"

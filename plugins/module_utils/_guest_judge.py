@@ -17,6 +17,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import InvalidWish
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import DESCRIBED
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest, Record
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import (
     SHARES_UNIT,
@@ -33,7 +34,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     Sweep,
     Switch,
 )
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED, GuestWish
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish
 
 # How many runners that were rejected a record names.
 REJECTED: t.Final = 10

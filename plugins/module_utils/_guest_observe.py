@@ -29,7 +29,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._contract import (
     runner_of_dict,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._files import TEMPORARY, read_link, read_text
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import DESCRIBED
 from ansible_collections.microvm.fleet.plugins.module_utils._holds import Drained, Moving, read_drained, read_moving
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 from ansible_collections.microvm.fleet.plugins.module_utils._systemd import Unit

@@ -21,6 +21,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils import _guest_judge 
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import Runner, runner_of_dict
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_judge import Revert
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import DESCRIBED
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import (
     Generation,
     Guest,
@@ -55,7 +56,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     Unstage,
     Write,
 )
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED, GuestWish, interface_faults
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish, interface_faults
 from ansible_collections.microvm.fleet.plugins.module_utils._systemd import unit as unit_of
 
 # Where the role for guests puts credentials: DIRECTORY/GUEST/NAME.

@@ -35,7 +35,6 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
     GuestWish,
     Limits,
     absent,
-    name_faults,
     read_wishes,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
@@ -152,8 +151,9 @@ def converge(
     names = None if all_guests else [wish.name for wish in wishes]
     host = observe(paths, commands, names)
     plans = _plans(wishes, host, sources, prune=prune, switch_ahead=check and switch_ahead)
-    if names is not None and any(plan.target is not None for plan in plans):
-        # What a new runner claims is compared with all guests of the host.
+    if check and names is not None and any(plan.target is not None for plan in plans):
+        # What a new runner claims is compared with all guests of the host; what changes something does so once it has
+        # its locks.
         host = observe(paths, commands)
         plans = _plans(wishes, host, sources, prune=prune, switch_ahead=check and switch_ahead)
     result = Result()
@@ -425,14 +425,3 @@ def wishes(
 
     with explaining():
         return read_wishes(entries, update=update, surroundings=surroundings)
-
-
-@explaining()
-def inspect(names: t.Sequence[str] | None, *, paths: Paths, commands: Commands) -> list[dict[str, t.Any]]:
-    """The structure of guests *names*, or of all of the host.  Raises InvalidWish for a name that cannot be one."""
-    for name in names or ():
-        for seen in name_faults(name):
-            raise InvalidWish(seen, subject="guest " + repr(name), field="names", hint="Give the names of guests.")
-    host = observe(paths, commands, names or None)
-    found = sorted(host.guests) if not names else list(names)
-    return [describe(host.guest(name)) for name in found]

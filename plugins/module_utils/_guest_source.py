@@ -19,9 +19,10 @@ from ansible_collections.microvm.fleet.plugins.module_utils._command import Comm
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import read_runner, runner_of_dict
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import CommandError, FleetError, InvalidWish
 from ansible_collections.microvm.fleet.plugins.module_utils._evaluated import Elsewhere, Found
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import DESCRIBED
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Guest, Host, Record, merge
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import Target
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED, GuestWish, Limits
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish, Limits
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 
 if t.TYPE_CHECKING:  # pragma: no cover

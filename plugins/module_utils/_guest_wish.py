@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import HYPERVISORS, is_store_path
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import DESCRIBED, name_faults
 from ansible_collections.microvm.fleet.plugins.module_utils._health_wish import (
     Access,
     Health,
@@ -29,7 +30,6 @@ from ansible_collections.microvm.fleet.plugins.module_utils._health_wish import 
 if t.TYPE_CHECKING:  # pragma: no cover
     from ansible_collections.microvm.fleet.plugins.module_utils._describe import Description, Surroundings
 
-NAME_LIMIT: t.Final = 64
 # IFNAMSIZ of linux/if.h is 16 with its ending zero.
 INTERFACE_LIMIT: t.Final = 15
 STATES: t.Final = ("present", "started", "stopped", "restarted", "absent")
@@ -40,8 +40,6 @@ GENERATIONS: t.Final = ("previous", "healthy")
 # A day: longer than any boot or clean shutdown, and short enough to catch milliseconds given for seconds.
 TIMEOUT_LIMIT: t.Final = 86400
 GENERATIONS_LIMIT: t.Final = 1000
-# The flake of guests that are described: static, with their descriptions in a file beside it.
-DESCRIBED: t.Final = "path:/etc/microvm-fleet"
 # What an interface says only of a guest that is described.
 INTERFACE_OPTIONS: t.Final = ("type", "index", "link", "mode")
 
@@ -68,7 +66,6 @@ DESCRIPTION: t.Final = (
 STOP_ORDER: t.Final = "stop_order"
 ORDER_LIMIT: t.Final = 999
 _PLACE = re.compile(r"[0-9]{1,3}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -450,16 +447,6 @@ def _check_source(entry: t.Mapping[str, t.Any], wrong: t.Callable[[str, str, str
             f"{runner!r} is no path of a package in /nix/store.",
             "Give the output path that the build printed.",
         )
-
-
-def name_faults(name: str) -> t.Iterator[str]:
-    """What is wrong with *name* as the name of a guest: a directory, a unit's instance, and a Nix attribute."""
-    if not name:
-        yield "is empty."
-    elif len(name) > NAME_LIMIT:
-        yield f"has {len(name)} characters, and {NAME_LIMIT} is the limit."
-    elif _NAME.fullmatch(name) is None:
-        yield f"{name!r} is no name of a guest."
 
 
 def flake_faults(reference: str) -> t.Iterator[str]:

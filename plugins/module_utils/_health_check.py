@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from ansible_collections.microvm.fleet.plugins.module_utils import _systemd
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish, explaining
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import name_faults
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import name_faults
 from ansible_collections.microvm.fleet.plugins.module_utils._health_run import await_healthy
 from ansible_collections.microvm.fleet.plugins.module_utils._health_wish import Health, health_spec, read_health
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths

@@ -24,13 +24,13 @@ from ansible_collections.microvm.fleet.plugins.module_utils import _guest_plan a
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._descriptions import system
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish, explaining
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import name_faults
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Host, observe
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import SHARES_UNIT, UNIT
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
     UPDATES,
     GuestWish,
     guest_spec,
-    name_faults,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 

@@ -39,6 +39,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._contract import NO_
 from ansible_collections.microvm.fleet.plugins.module_utils._drain_run import holding
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish, explaining
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_apply import Apply
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import name_faults
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import (
     Guest,
     Host,
@@ -65,7 +66,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     Unstage,
     Write,
 )
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish, flake_faults, name_faults
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish, flake_faults
 from ansible_collections.microvm.fleet.plugins.module_utils._holds import Moving, write_mark
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 

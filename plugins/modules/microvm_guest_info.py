@@ -225,7 +225,7 @@ import typing as t
 
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_run import inspect
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_inspect import inspect
 from ansible_collections.microvm.fleet.plugins.module_utils._holds import read_drained, read_moving
 from ansible_collections.microvm.fleet.plugins.module_utils._module import FleetModule
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths

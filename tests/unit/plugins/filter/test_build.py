@@ -17,7 +17,7 @@ from ansible_collections.microvm.fleet.plugins.filter.build import (
     build_share,
     build_sources,
 )
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import DESCRIBED
 from ansible_collections.microvm.fleet.tests.unit.support.hostvars import Hostvars
 
 FLAKE = "git+https://git.example.org/infra"
@@ -143,12 +143,6 @@ def test_the_share_of_a_host_with_described_guests() -> None:
         "evaluated": {DESCRIBED: {"identity": "c", "guests": {"i2": {"path": "/nix/store/b"}}}},
         "runners": ["/nix/store/b"],
     }
-
-
-def test_the_static_flake_is_named_as_elsewhere() -> None:
-    needs = {"sources": [], "described": [{"name": "a", "entry": {}, "recorded": None}]}
-    built = {"evaluated": {DESCRIBED: {"identity": "c", "guests": {}}}, "identities": ["i"]}
-    assert list(build_share(built, needs, together(needs))["evaluated"]) == [DESCRIBED]
 
 
 def test_the_filters_are_found() -> None:

@@ -17,7 +17,8 @@ from ansible_collections.microvm.fleet.plugins.module_utils._build_places import
 from ansible_collections.microvm.fleet.plugins.module_utils._build_run import Built, Entry, Source
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
 from ansible_collections.microvm.fleet.plugins.module_utils._evaluated import Found
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED, Limits
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import DESCRIBED
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import Limits
 from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FLAKE, FakeHost, Spec
 
 OTHER = "git+https://git.example.org/other"

@@ -16,6 +16,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils import _guest_plan a
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import Runner
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import InvalidWish
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_judge import Place
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import DESCRIBED
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe import Generation, Guest, Record
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import Course, Target
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import (
@@ -31,7 +32,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     Sweep,
     Switch,
 )
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED, GuestWish
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish
 from ansible_collections.microvm.fleet.plugins.module_utils._health_wish import Health
 from ansible_collections.microvm.fleet.plugins.module_utils._systemd import Unit
 

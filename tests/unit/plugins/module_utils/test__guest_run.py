@@ -26,7 +26,6 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_observe impor
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_run import (
     Result,
     converge,
-    inspect,
     limits_of,
     limits_spec,
 )
@@ -170,6 +169,19 @@ def test_a_second_run_is_one_call(host: FakeHost) -> None:
     host.calls.clear()
     assert not run(host, wishes).changed
     assert [argv[:2] for argv in host.calls] == [("systemctl", "show")]
+
+
+def test_a_generation_takes_few_calls(host: FakeHost) -> None:
+    """Each look at the host costs as much as the whole of the engine's own work."""
+    for version in (1, 2):
+        host.offer(Spec("web1", version))
+        one(host, wish(state="started", update="activate"))
+    host.calls.clear()
+    assert one(host, wish(generation="1")).changed
+    looks = [argv[:2] for argv in host.calls]
+    # Before the locks and with them, after the stop, of who is up, and at the end; the one of `judge` stands for the wait.
+    assert looks.count(("systemctl", "show")) == 6
+    assert [argv[1] for argv in looks if argv != ("systemctl", "show")] == ["stop", "reset-failed", "start"]
 
 
 def test_many_guests_are_one_evaluation_one_build_and_one_start(host: FakeHost) -> None:
@@ -734,39 +746,3 @@ def test_bad_limits(option: str, value: int, least: int) -> None:
     with pytest.raises(InvalidWish) as caught:
         limits_of(given)
     assert caught.value.text() == f"{option}: {value} is out of range. Give seconds from {least} to 86400."
-
-
-# Reading
-
-
-def test_inspect_all(host: FakeHost) -> None:
-    ran(host)
-    host.microvm_create(Spec("a"))
-    assert [guest["name"] for guest in inspect(None, paths=host.paths, commands=host)] == ["a", "web1"]
-    assert inspect([], paths=host.paths, commands=host) == inspect(None, paths=host.paths, commands=host)
-
-
-def test_inspect_some(host: FakeHost) -> None:
-    ran(host)
-    found = inspect(["none", "web1"], paths=host.paths, commands=host)
-    assert [(guest["name"], guest["exists"]) for guest in found] == [("none", False), ("web1", True)]
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("", "guest '', names: is empty. Give the names of guests."),
-        ("..", "guest '..', names: '..' is no name of a guest. Give the names of guests."),
-        ("a/b", "guest 'a/b', names: 'a/b' is no name of a guest. Give the names of guests."),
-    ],
-)
-def test_inspect_what_cannot_be(host: FakeHost, name: str, said: str) -> None:
-    with pytest.raises(InvalidWish) as caught:
-        inspect(["web1", name], paths=host.paths, commands=host)
-    assert caught.value.text() == said
-
-
-def test_inspect_gives_what_a_run_gives(host: FakeHost) -> None:
-    ran(host)
-    result = run(host, [wish()])
-    assert inspect(["web1"], paths=host.paths, commands=host) == [result.results[0]["guest"]]

@@ -16,8 +16,9 @@ from ansible_collections.microvm.fleet.plugins.module_utils import _describe, _d
 from ansible_collections.microvm.fleet.plugins.module_utils._contract import runner_of_dict
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
 from ansible_collections.microvm.fleet.plugins.module_utils._evaluated import Elsewhere, Found
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_names import DESCRIBED
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_run import Result, converge
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import DESCRIBED, Limits, read_wishes
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import Limits, read_wishes
 from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FakeHost, Spec
 from ansible_collections.microvm.fleet.tests.unit.support.scenes import SURROUNDINGS, described, run, wish
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import typing as t
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ansible_collections.microvm.fleet.plugins.module_utils._describe import Surroundings
 from ansible_collections.microvm.fleet.plugins.module_utils._descriptions import networks_of
@@ -26,7 +24,6 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import (
     guest_spec,
     guests_spec,
     interface_faults,
-    name_faults,
     place_of,
     read_wishes,
 )
@@ -146,7 +143,6 @@ def test_labels_that_are_no_place_in_it(label: object) -> None:
     ["a", "9", "web1", "web.example.org", "web-1_b", "A" * 64, "a..b", "a-", "a.", "Web1", "microvm", "current"],
 )
 def test_names(name: str) -> None:
-    assert list(name_faults(name)) == []
     assert read_wishes([entry(name)])[0].name == name
 
 
@@ -179,16 +175,6 @@ def test_names(name: str) -> None:
 )
 def test_bad_names(name: str, subject: str, seen: str) -> None:
     assert message(entry(name)) == f"{subject}, name: {seen}{NAME_HINT}"
-
-
-@given(st.text(max_size=80))
-def test_a_name_that_is_taken_is_one_word_of_a_path(name: str) -> None:
-    if not list(name_faults(name)):
-        assert name
-        assert name == name.strip()
-        assert not set(name) & set("/\n\0@%\\ ")
-        assert name[0] not in "-."
-        assert name.isascii()
 
 
 def test_a_bad_name_in_a_list_says_its_place() -> None:

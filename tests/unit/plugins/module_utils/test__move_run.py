@@ -18,7 +18,7 @@ import pytest
 from ansible_collections.microvm.fleet.plugins.module_utils._drain_plan import DrainWish
 from ansible_collections.microvm.fleet.plugins.module_utils._drain_run import converge as drain
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import FleetError, InvalidWish
-from ansible_collections.microvm.fleet.plugins.module_utils._guest_run import inspect
+from ansible_collections.microvm.fleet.plugins.module_utils._guest_inspect import inspect
 from ansible_collections.microvm.fleet.plugins.module_utils._holds import CONDITIONS
 from ansible_collections.microvm.fleet.plugins.module_utils._move_run import Request, Result, read_request, run
 from ansible_collections.microvm.fleet.plugins.plugin_utils import _move
