@@ -21,7 +21,9 @@ SCENARIOS = ROOT / "extensions" / "molecule"
 
 
 def check(arguments: list[str]) -> list[Check]:
-    """Run Molecule with *arguments*; without any, test every scenario, two at a time, without what takes minutes.
+    """Run Molecule with *arguments*; without any, test every scenario, without what takes minutes.
+
+    One scenario more than there are cores runs at a time, three at most: each waits now and then.
 
     Each scenario is a check of its own, and each of its actions (converge, verify...) a test.
     """
@@ -31,7 +33,7 @@ def check(arguments: list[str]) -> list[Check]:
     chosen = arguments or [
         "test",
         "--all",
-        f"--workers={min(2, len(os.sched_getaffinity(0)))}",
+        f"--workers={min(3, 1 + len(os.sched_getaffinity(0)))}",
         "--continue-on-failure",
     ]
     times: dict[str, tuple[float, float]] = {}
