@@ -13,20 +13,28 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import grp
 import json
 import os
 import pwd
 import typing as t
 
-from ansible_collections.microvm.fleet.plugins.module_utils import _clone, _files, _space, _systemd
+from ansible_collections.microvm.fleet.plugins.module_utils import (
+    _clone,
+    _files,
+    _space,
+    _systemd,
+    _volume_lvm,
+)
 from ansible_collections.microvm.fleet.plugins.module_utils._command import Commands
+from ansible_collections.microvm.fleet.plugins.module_utils._contract import Volume
 from ansible_collections.microvm.fleet.plugins.module_utils._errors import CommandError, FleetError
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_plan import GuestPlan
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import Step
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 from ansible_collections.microvm.fleet.plugins.module_utils._stream_end import EndError, open_below
-from ansible_collections.microvm.fleet.plugins.module_utils._volume_observe import look
+from ansible_collections.microvm.fleet.plugins.module_utils._volume_observe import Kept, Seen, look, read_kept
 from ansible_collections.microvm.fleet.plugins.module_utils._volume_plan import (
     LABELS,
     DropSnapshot,
@@ -34,10 +42,15 @@ from ansible_collections.microvm.fleet.plugins.module_utils._volume_plan import 
     MakeVolume,
     RestoreSnapshot,
     Snapshot,
+    before_removal,
+    begun,
     concerned,
+    done,
     inner,
+    outside,
     plan_volumes,
     removed,
+    restore_possible,
     snapshot_asked,
     used,
     volumes_of,
@@ -58,6 +71,11 @@ def snapshots(paths: Paths, name: str) -> str:
     return os.path.join(paths.guests, ".snapshots", name)
 
 
+def kept_file(paths: Paths, name: str) -> str:
+    """The file that says what the snapshot of guest *name* is of."""
+    return paths.known(name, "snapshot.json")
+
+
 def _note(paths: Paths, name: str) -> str:
     return paths.known(name, "growing.json")
 
@@ -72,27 +90,36 @@ def _growing(paths: Paths, name: str) -> frozenset[str]:
 
 def add(plans: t.Sequence[GuestPlan], paths: Paths, commands: Commands) -> tuple[GuestPlan, ...]:
     """The plans with the steps of their volumes, or with an error for those that cannot be had.  Changes nothing."""
-    if not any(concerned(plan) or removed(plan) for plan in plans):
+    if not any(concerned(plan) or removed(plan) or restore_possible(plan) for plan in plans):
         return tuple(plans)
     able = commands.find("setpriv") is not None
     makers = frozenset(kind for kind in LABELS if able and commands.find(f"mkfs.{kind}") is not None)
     resizes = able and all(commands.find(program) is not None for program in ("e2fsck", "resize2fs"))
-    return tuple(_add(plan, paths, makers, resizes=resizes) for plan in plans)
+    # Asked once for all guests, and only for those that have such volumes.
+    lvs = functools.lru_cache(maxsize=None)(lambda: _volume_lvm.read(commands))
+    return tuple(_add(plan, paths, makers, lvs, resizes=resizes) for plan in plans)
 
 
-def _add(plan: GuestPlan, paths: Paths, makers: frozenset[str], *, resizes: bool) -> GuestPlan:
+def _add(
+    plan: GuestPlan, paths: Paths, makers: frozenset[str], lvs: t.Callable[[], _volume_lvm.Lvs], *, resizes: bool
+) -> GuestPlan:
+    kept = read_kept(kept_file(paths, plan.name)) if restore_possible(plan) or removed(plan) else None
     if plan.error is None and used(plan):
-        # One that is switched live: it goes on writing.
-        return without_volumes(plan)
+        # One that is switched live: it goes on writing.  One that is only judged is stopped by its revert.
+        plain = without_volumes(plan)
+        return with_volumes(plain, (), (), kept) if restore_possible(plan) else plain
+    if done(plan):
+        return plan
     if removed(plan):
-        there = os.path.isdir(snapshots(paths, plan.name))
-        return dataclasses.replace(plan, steps=(*plan.steps, DropSnapshot(plan.name))) if there else plan
-    volumes = inner(volumes_of(plan)) if concerned(plan) else ()
-    kept = inner(plan.guest.runner.volumes) if plan.guest.runner is not None else ()
-    if not volumes and not (kept and snapshot_asked(plan)):
+        there = kept is not None or os.path.isdir(snapshots(paths, plan.name))
+        return before_removal(plan) if there else plan
+    volumes = inner(volumes_of(plan)) if concerned(plan) and not begun(plan) else ()
+    old = plan.guest.runner.volumes if plan.guest.runner is not None and snapshot_asked(plan) else ()
+    if not volumes and not old and kept is None:
         return plan
     try:
-        seen = look(paths.guest(plan.name), {volume.image for volume in (*volumes, *kept)})
+        before = inner(plan.guest.runner.volumes) if plan.guest.runner is not None else ()
+        seen = look(paths.guest(plan.name), {volume.image for volume in (*volumes, *before)})
         steps = plan_volumes(
             plan.name,
             volumes,
@@ -100,14 +127,12 @@ def _add(plan: GuestPlan, paths: Paths, makers: frozenset[str], *, resizes: bool
             makers=makers,
             growing=_growing(paths, plan.name),
             resizes=resizes,
-            before={volume.image: volume.size for volume in kept},
+            before={volume.image: volume.size for volume in before},
         )
         _space.require(
             [_need(paths, plan.name, step) for step in steps], subject=plan.wish.subject, field="microvm.volumes"
         )
-        images = [volume.image for volume in kept if seen[volume.image].exists and not volume.read_only]
-        if snapshot_asked(plan) and images:
-            _require_clones(paths, plan.wish.subject)
+        images = _images(plan, paths, [volume for volume in old if not volume.read_only], seen, lvs)
     except FleetError as error:
         return dataclasses.replace(plan, steps=(), error=error)
     except OSError as error:
@@ -118,7 +143,23 @@ def _add(plan: GuestPlan, paths: Paths, makers: frozenset[str], *, resizes: bool
                 f"{error.filename}: {error.strerror}.", subject=plan.wish.subject, field="microvm.volumes"
             ),
         )
-    return with_volumes(plan, steps, images)
+    return with_volumes(plan, steps, images, kept)
+
+
+def _images(
+    plan: GuestPlan,
+    paths: Paths,
+    volumes: t.Sequence[Volume],
+    seen: t.Mapping[str, Seen],
+    lvs: t.Callable[[], _volume_lvm.Lvs],
+) -> list[str]:
+    """The images of *volumes* that a snapshot is to be made of.  Raises FleetError where none can be made."""
+    subject = plan.wish.subject
+    files = [volume.image for volume in inner(volumes) if seen[volume.image].exists]
+    if files:
+        _require_clones(paths, subject)
+    others = [volume.image for volume in volumes if outside(volume.image)]
+    return files + [image for image in others if _volume_lvm.origins(lvs(), plan.name, [image], subject=subject)]
 
 
 def _require_clones(paths: Paths, subject: str) -> None:
@@ -249,27 +290,63 @@ def grow(apply: t.Any, plan: GuestPlan, step: GrowVolume, unflushed: _files.Unfl
         _files.remove(note, unflushed=unflushed)
 
 
-def snapshot(apply: t.Any, plan: GuestPlan, step: Snapshot, unflushed: _files.Unflushed) -> None:
-    """Clones beside the state directories, where no hypervisor comes."""
-    target = snapshots(apply.paths, plan.name)
+def _note_kept(apply: t.Any, plan: GuestPlan, kept: Kept, unflushed: _files.Unflushed) -> t.Iterator[None]:
+    """Write what the snapshot of the guest is of, to the disk before anything else is done."""
+    path = kept_file(apply.paths, plan.name)
+    _files.make_directory(os.path.dirname(path), unflushed=unflushed, mode=0o700)
+    yield from _files.replace_file(path, kept.text(), unflushed=unflushed, mode=0o600)
+    yield
+
+
+def snapshot(apply: t.Any, plan: GuestPlan, step: Snapshot, unflushed: _files.Unflushed) -> t.Iterator[None]:
+    """Clones beside the state directories, where no hypervisor comes, and thin snapshots in the groups of volumes."""
+    subject, target = plan.wish.subject, snapshots(apply.paths, plan.name)
+    devices = [image for image in step.images if outside(image)]
+    earlier = read_kept(kept_file(apply.paths, plan.name)) or Kept(None)
+    lvs = _volume_lvm.read(apply.commands) if devices or earlier.volumes else _volume_lvm.Lvs(())
+    origins = _volume_lvm.origins(lvs, plan.name, devices, subject=subject)
+    names = {name: origin.full_name for name, origin in origins.items()}
+    # Whatever comes of it, this says what there may be.
+    yield from _note_kept(apply, plan, Kept(None, step.images, {**earlier.volumes, **names}), unflushed)
+    _volume_lvm.drop(apply.commands, lvs, plan.name, {**earlier.volumes, **names}, subject=subject)
     try:
-        _clone.clone(apply.paths.guest(plan.name), target, step.images)
+        _clone.clone(apply.paths.guest(plan.name), target, [image for image in step.images if not outside(image)])
     except EndError as error:
         raise OSError(errno.EINVAL, error.seen, plan.name) from error
     unflushed.add(target)
+    unflushed.add(os.path.dirname(target))
+    for name, origin in origins.items():
+        _volume_lvm.keep(apply.commands, plan.name, name, origin, subject=subject)
+    yield
+    yield from _note_kept(apply, plan, Kept(step.before, step.images, names), unflushed)
 
 
-def restore(apply: t.Any, plan: GuestPlan, step: RestoreSnapshot, unflushed: _files.Unflushed) -> None:
-    """A clone of each clone takes the volume's place, so that the snapshot stays."""
+def restore(apply: t.Any, plan: GuestPlan, step: RestoreSnapshot, unflushed: _files.Unflushed) -> t.Iterator[None]:
+    """A clone of each clone takes the volume's place, so that the snapshot stays; those of LVM are merged, and go."""
     _require_down(apply, plan)
-    source = snapshots(apply.paths, plan.name)
-    beside = f"{source}.back"
+    subject, source = plan.wish.subject, snapshots(apply.paths, plan.name)
+    kept = read_kept(kept_file(apply.paths, plan.name))
+    if kept is None or kept.before != step.before:
+        raise FleetError(
+            f"there is no snapshot from before {step.before}.",
+            subject=subject,
+            field="restore_volumes",
+            hint="Restore a backup, or leave restore_volumes out, and run again.",
+        )
+    lvs = _volume_lvm.read(apply.commands) if kept.volumes else _volume_lvm.Lvs(())
+    _volume_lvm.require(lvs, plan.name, kept.volumes, begun=kept.restoring, subject=subject)
+    if not kept.restoring:
+        yield from _note_kept(apply, plan, dataclasses.replace(kept, restoring=True), unflushed)
+    # No guest has a name with a dot in front.
+    beside = os.path.join(os.path.dirname(source), f".{plan.name}.back")
+    files = [image for image in kept.images if not outside(image)]
     uid, gid = pwd.getpwnam(USER).pw_uid, grp.getgrnam(GROUP).gr_gid
-    try:
-        _clone.clone(source, beside, step.images)
-    except EndError as error:
-        raise OSError(errno.EINVAL, error.seen, plan.name) from error
-    for image in step.images:
+    if files:
+        try:
+            _clone.clone(source, beside, files)
+        except EndError as error:
+            raise OSError(errno.EINVAL, error.seen, plan.name) from error
+    for image in files:
         path = os.path.join(beside, image)
         os.chown(path, uid, gid)
         os.chmod(path, MODE)
@@ -277,11 +354,19 @@ def restore(apply: t.Any, plan: GuestPlan, step: RestoreSnapshot, unflushed: _fi
         os.rename(path, final)
         unflushed.add(os.path.dirname(final))
     _clone.remove(beside)
+    if kept.volumes:
+        _volume_lvm.put_back(apply.commands, lvs, kept.volumes, subject=subject)
 
 
 def drop(apply: t.Any, plan: GuestPlan, _step: DropSnapshot, _unflushed: _files.Unflushed) -> None:
     """The snapshot of a guest that goes."""
+    note = kept_file(apply.paths, plan.name)
+    kept = read_kept(note)
+    if kept is not None and kept.volumes:
+        lvs = _volume_lvm.read(apply.commands)
+        _volume_lvm.drop(apply.commands, lvs, plan.name, kept.volumes, subject=plan.wish.subject)
     _clone.remove(snapshots(apply.paths, plan.name))
+    _files.remove(note)
 
 
 ACTIONS: t.Final[dict[type[Step], t.Callable[..., t.Any]]] = {

@@ -11,12 +11,15 @@ Nothing is mounted, and no program is run on what a guest has written: a few byt
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import stat
 import struct
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.microvm.fleet.plugins.module_utils._files import read_text
 from ansible_collections.microvm.fleet.plugins.module_utils._stream_end import EndError, items_of, open_below
 
 # Where what a filesystem or a table says of itself is, and what (libblkid's superblocks; e2fsprogs, ext2_fs.h).
@@ -43,6 +46,38 @@ class Seen:
     size: int = 0
     # ext, ext backup (only a copy of its superblock is there), the name of something else, or data.
     content: str | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a snapshot is of: *images*, as they were *before* the guest got that runner (None while it is made).
+
+    *volumes* are the full names of LVM's snapshots, with those of their origins.  With *restoring* a run has begun to
+    put it back.
+    """
+
+    before: str | None
+    images: tuple[str, ...] = ()
+    volumes: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    restoring: bool = False
+
+    def text(self) -> str:
+        """For the file that `read_kept` reads."""
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+
+
+def read_kept(path: str) -> Kept | None:
+    """What the file *path* says of a guest's snapshot, None when there is none that can be read."""
+    try:
+        said = json.loads(read_text(path) or "null")
+        return Kept(
+            before=said["before"],
+            images=tuple(said["images"]),
+            volumes=dict(said["volumes"]),
+            restoring=bool(said["restoring"]),
+        )
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def look(directory: str, images: t.Iterable[str]) -> dict[str, Seen]:

@@ -28,7 +28,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
     VolumeStep,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._space import MIB
-from ansible_collections.microvm.fleet.plugins.module_utils._volume_observe import Seen
+from ansible_collections.microvm.fleet.plugins.module_utils._volume_observe import Kept, Seen
 
 EXT: t.Final = frozenset(("ext2", "ext3", "ext4"))
 # The option of mkfs.TYPE that takes a label, as lib/volumes.nix has it; of types that can be made ahead.
@@ -77,9 +77,13 @@ class GrowVolume(VolumeStep):
 
 @dataclass(frozen=True)
 class Snapshot(VolumeStep):
-    """Keep clones of the volumes as they are while the guest is down; those of an earlier update go."""
+    """Keep the volumes as they are while the guest is down, *before* it gets this runner; those kept earlier go.
+
+    Images with absolute names are thin logical volumes, others are files.
+    """
 
     images: tuple[str, ...]
+    before: str
 
     def words(self) -> str:
         return f"{self.guest}: keep a snapshot of {', '.join(self.images)}"
@@ -87,9 +91,10 @@ class Snapshot(VolumeStep):
 
 @dataclass(frozen=True)
 class RestoreSnapshot(VolumeStep):
-    """Put the volumes back to what they were before the update."""
+    """Put the volumes back to what they were *before* the guest got this runner."""
 
     images: tuple[str, ...]
+    before: str
 
     def words(self) -> str:
         return f"{self.guest}: put back {', '.join(self.images)}"
@@ -109,7 +114,12 @@ class DropSnapshot(VolumeStep):
 
 def inner(volumes: t.Iterable[Volume]) -> tuple[Volume, ...]:
     """Those of *volumes* that lie in the state directory."""
-    return tuple(volume for volume in volumes if not volume.image.startswith("/"))
+    return tuple(volume for volume in volumes if not outside(volume.image))
+
+
+def outside(image: str) -> bool:
+    """Whether *image* is not in the state directory: a block device, as a rule."""
+    return image.startswith("/")
 
 
 def plan_volumes(
@@ -174,39 +184,75 @@ def _refuse(name: str, volume: Volume, there: Seen, before: int | None) -> None:
         )
 
 
-def with_volumes(plan: GuestPlan, steps: t.Sequence[Step], images: t.Sequence[str]) -> GuestPlan:
+def with_volumes(
+    plan: GuestPlan, steps: t.Sequence[Step], images: t.Sequence[str], kept: Kept | None = None
+) -> GuestPlan:
     """*plan* with the *steps* of its volumes before its start.
 
     With *images* of volumes that are there, a snapshot of them comes right after the stop if one is wished for, and a
-    revert puts it back if that is wished.
+    revert puts it back if that is wished.  *kept* is the snapshot that an earlier run has made: where that run was
+    killed after the switch, a revert puts back that one.
     """
+    if begun(plan):
+        return _reverting(plan, kept, spent=True)
     planned = list(plan.steps)
     if not any(isinstance(step, Start) for step in planned):
         # One that is missing is made before the guest starts, and not when it only gets another runner.
         steps = [step for step in steps if not isinstance(step, MakeVolume) or step.again]
     position = next((place for place, step in enumerate(planned) if isinstance(step, Start)), len(planned))
     planned[position:position] = steps
-    change: dict[str, t.Any] = {}
-    if snapshot_asked(plan) and images:
-        stop = next((place for place, step in enumerate(planned) if isinstance(step, Stop)), -1)
-        switch = next(place for place, step in enumerate(planned) if isinstance(step, Switch))
-        planned.insert(stop + 1 if stop >= 0 else switch, Snapshot(plan.name, tuple(images)))
-        if plan.wish.restore_volumes and plan.revert is not None:
-            undone = list(plan.revert.steps)
-            back = next((place for place, step in enumerate(undone) if isinstance(step, Switch)), 0)
-            undone.insert(back, RestoreSnapshot(plan.name, tuple(images)))
-            change["revert"] = dataclasses.replace(plan.revert, steps=tuple(undone))
-    return dataclasses.replace(plan, steps=tuple(planned), **change)
+    if not snapshot_asked(plan):
+        changed = dataclasses.replace(plan, steps=tuple(planned))
+        return changed if switches(plan) else _reverting(changed, kept, spent=False)
+    if not images:
+        return dataclasses.replace(plan, steps=tuple(planned))
+    stop = next((place for place, step in enumerate(planned) if isinstance(step, Stop)), -1)
+    place, switch = next((place, step) for place, step in enumerate(planned) if isinstance(step, Switch))
+    planned.insert(stop + 1 if stop >= 0 else place, Snapshot(plan.name, tuple(images), switch.runner))
+    return _reverting(dataclasses.replace(plan, steps=tuple(planned)), Kept(switch.runner, tuple(images)), spent=False)
+
+
+def _reverting(plan: GuestPlan, kept: Kept | None, *, spent: bool) -> GuestPlan:
+    """*plan* with a revert that puts back what was *kept* before its runner; with *spent* also what was put back."""
+    revert = plan.revert
+    if (
+        revert is None
+        or kept is None
+        or not plan.wish.restore_volumes
+        or kept.before != revert.origin.runner
+        or (kept.restoring and not spent)
+    ):
+        return plan
+    undone = list(revert.steps)
+    back = next((place for place, step in enumerate(undone) if isinstance(step, Switch)), 0)
+    undone.insert(back, RestoreSnapshot(plan.name, kept.images, kept.before))
+    changed = dataclasses.replace(revert, steps=tuple(undone))
+    return dataclasses.replace(plan, steps=changed.steps if begun(plan) else plan.steps, revert=changed)
+
+
+def begun(plan: GuestPlan) -> bool:
+    """Whether the plan is what is left of a revert that an earlier run has begun, and nothing else."""
+    return plan.revert is not None and plan.revert.reason is not None
+
+
+def switches(plan: GuestPlan) -> bool:
+    """Whether the guest gets another runner."""
+    return any(isinstance(step, Switch) for step in plan.steps)
 
 
 def snapshot_asked(plan: GuestPlan) -> bool:
     """Whether a snapshot is wished for, of a guest that gets another runner."""
-    return plan.wish.snapshot_volumes and any(isinstance(step, Switch) for step in plan.steps)
+    return plan.wish.snapshot_volumes and switches(plan) and not begun(plan)
+
+
+def restore_possible(plan: GuestPlan) -> bool:
+    """Whether what an earlier run has kept may have to be put back: it was killed after the switch."""
+    return plan.wish.restore_volumes and plan.revert is not None and (begun(plan) or not switches(plan))
 
 
 def concerned(plan: GuestPlan) -> bool:
     """Whether the volumes of this plan's guest are to be looked at: it starts, or gets another runner."""
-    return not _done(plan) and not used(plan) and any(isinstance(step, (Start, Switch)) for step in plan.steps)
+    return not done(plan) and not used(plan) and any(isinstance(step, (Start, Switch)) for step in plan.steps)
 
 
 def used(plan: GuestPlan) -> bool:
@@ -224,14 +270,22 @@ def without_volumes(plan: GuestPlan) -> GuestPlan:
     return dataclasses.replace(plan, steps=rest, revert=revert)
 
 
+def before_removal(plan: GuestPlan) -> GuestPlan:
+    """*plan* of a guest that goes, with the end of its snapshot: before what tells of it goes too."""
+    steps = list(plan.steps)
+    steps.insert(next(place for place, step in enumerate(steps) if isinstance(step, Remove)), DropSnapshot(plan.name))
+    return dataclasses.replace(plan, steps=tuple(steps))
+
+
 def removed(plan: GuestPlan) -> bool:
     """Whether the guest goes."""
-    return not _done(plan) and any(isinstance(step, Remove) for step in plan.steps)
+    return not done(plan) and any(isinstance(step, Remove) for step in plan.steps)
 
 
-def _done(plan: GuestPlan) -> bool:
+def done(plan: GuestPlan) -> bool:
     """Whether there is nothing to add to the plan."""
-    return plan.error is not None or any(isinstance(step, VolumeStep) for step in plan.steps)
+    undone = plan.revert.steps if plan.revert is not None else ()
+    return plan.error is not None or any(isinstance(step, VolumeStep) for step in (*plan.steps, *undone))
 
 
 def volumes_of(plan: GuestPlan) -> tuple[Volume, ...]:

@@ -174,7 +174,7 @@ def test_a_guest_that_was_started_meanwhile_is_left_alone(host: FakeHost) -> Non
     with pytest.raises(FleetError, match="started meanwhile"):
         next(iter(grow(work, plan, growing, Unflushed())))
     with pytest.raises(FleetError, match="started meanwhile"):
-        restore(work, plan, RestoreSnapshot("db1", ("data.img",)), Unflushed())
+        next(iter(restore(work, plan, RestoreSnapshot("db1", ("data.img",), "/nix/store/x"), Unflushed())))
     assert image(host).stat().st_size == 16 * MIB
     assert not os.path.exists(host.paths.known("db1", "growing.json"))
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import typing as t
 
 import pytest
@@ -25,15 +26,18 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_steps import 
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import GuestWish
 from ansible_collections.microvm.fleet.plugins.module_utils._systemd import Unit
-from ansible_collections.microvm.fleet.plugins.module_utils._volume_observe import Seen
+from ansible_collections.microvm.fleet.plugins.module_utils._volume_observe import Kept, Seen
 from ansible_collections.microvm.fleet.plugins.module_utils._volume_plan import (
     GrowVolume,
     MakeVolume,
     RestoreSnapshot,
     Snapshot,
+    before_removal,
     concerned,
+    done,
     plan_volumes,
     removed,
+    restore_possible,
     used,
     with_volumes,
     without_volumes,
@@ -153,15 +157,20 @@ def test_volumes_come_before_the_start() -> None:
     assert kinds(with_volumes(plan(SWITCH), [MAKE, grow], []).steps) == ["Switch", "GrowVolume"]
 
 
+NEW, OLD = "/nix/store/x", "/nix/store/y"
+BACK = Revert(origin=Place(NEW, 1), back=Place(OLD, 0), steps=(Stop("db1"), SWITCH, Start("db1")))
+WITH = {"snapshot_volumes": True, "restore_volumes": True}
+
+
 def test_a_snapshot_comes_after_the_stop_and_goes_back_with_a_revert() -> None:
-    back = Revert(
-        origin=Place("/nix/store/x", 1), back=Place("/nix/store/y", 0), steps=(Stop("db1"), SWITCH, Start("db1"))
-    )
-    updating = plan(Stop("db1"), SWITCH, Start("db1"), revert=back, snapshot_volumes=True, restore_volumes=True)
-    changed = with_volumes(updating, [], ["data.img"])
+    back = BACK
+    updating = plan(Stop("db1"), SWITCH, Start("db1"), revert=back, **WITH)
+    changed = with_volumes(updating, [], ["data.img", "/dev/fleet/data"])
     assert kinds(changed.steps) == ["Stop", "Snapshot", "Switch", "Start"]
+    assert changed.steps[1] == Snapshot("db1", ("data.img", "/dev/fleet/data"), NEW)
     assert changed.revert is not None
     assert kinds(changed.revert.steps) == ["Stop", "RestoreSnapshot", "Switch", "Start"]
+    assert changed.revert.steps[1] == RestoreSnapshot("db1", ("data.img", "/dev/fleet/data"), NEW)
     only = with_volumes(plan(Stop("db1"), SWITCH, Start("db1"), revert=back, snapshot_volumes=True), [], ["data.img"])
     assert only.revert == back
     off = with_volumes(plan(SWITCH, snapshot_volumes=True), [], ["data.img"])
@@ -170,6 +179,64 @@ def test_a_snapshot_comes_after_the_stop_and_goes_back_with_a_revert() -> None:
         Stop("db1"),
         Start("db1"),
     )
+
+
+KEPT = Kept(NEW, ("data.img",))
+
+
+@pytest.mark.parametrize(
+    ("planned", "wish", "kept", "restored"),
+    [
+        # A run was killed after the switch: what it has kept goes back with its revert.
+        ((Start("db1"),), WITH, KEPT, True),
+        ((), WITH, KEPT, True),
+        ((), {"snapshot_volumes": True}, KEPT, False),
+        ((), WITH, None, False),
+        # It is from before another runner, or was half made, or was put back already.
+        ((), WITH, Kept(OLD, ("data.img",)), False),
+        ((), WITH, Kept(None, ("data.img",)), False),
+        ((), WITH, Kept(NEW, ("data.img",), restoring=True), False),
+        # Of a guest that is switched now, nothing that was kept before counts.
+        ((SWITCH,), {"restore_volumes": True}, KEPT, False),
+        ((SWITCH,), WITH, KEPT, False),
+    ],
+)
+def test_what_an_earlier_run_has_kept(
+    planned: tuple[Step, ...], wish: dict[str, bool], kept: Kept | None, *, restored: bool
+) -> None:
+    changed = with_volumes(plan(*planned, revert=BACK, **wish), [], [], kept)
+    assert changed.steps == planned
+    assert changed.revert is not None
+    wanted = ["RestoreSnapshot"] if restored else []
+    assert kinds(changed.revert.steps) == ["Stop", *wanted, "Switch", "Start"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "restored"),
+    [(KEPT, True), (Kept(NEW, ("data.img",), restoring=True), True), (Kept(OLD, ("data.img",)), False), (None, False)],
+)
+def test_a_revert_that_was_begun_is_finished_with_its_volumes(kept: Kept | None, *, restored: bool) -> None:
+    rest = dataclasses.replace(BACK, reason="it does not answer")
+    begun = plan(*rest.steps, revert=rest, **WITH)
+    assert restore_possible(begun)
+    changed = with_volumes(begun, [MAKE], ["data.img"], kept)
+    wanted = ["RestoreSnapshot"] if restored else []
+    assert kinds(changed.steps) == ["Stop", *wanted, "Switch", "Start"]
+    assert changed.revert is not None
+    assert changed.revert.steps == changed.steps
+    assert done(changed) is restored
+
+
+def test_whose_earlier_snapshot_may_be_put_back() -> None:
+    assert restore_possible(plan(Start("db1"), revert=BACK, **WITH))
+    assert not restore_possible(plan(SWITCH, revert=BACK, **WITH))
+    assert not restore_possible(plan(Start("db1"), **WITH))
+    assert not restore_possible(plan(Start("db1"), revert=BACK, snapshot_volumes=True))
+
+
+def test_the_snapshot_of_a_guest_goes_before_what_tells_of_it() -> None:
+    going = plan(Stop("db1"), Remove("db1", purge=False))
+    assert kinds(before_removal(going).steps) == ["Stop", "DropSnapshot", "Remove"]
 
 
 def test_whose_volumes_are_looked_at() -> None:
@@ -192,9 +259,11 @@ def test_volumes_of_a_guest_that_goes_on_are_not_touched() -> None:
     back = Revert(
         origin=Place("/nix/store/x", 1),
         back=Place("/nix/store/y", 0),
-        steps=(RestoreSnapshot("db1", ("a",)), SWITCH),
+        steps=(RestoreSnapshot("db1", ("a",), "/nix/store/x"), SWITCH),
     )
-    changed = GuestPlan(GuestWish("db1"), running, steps=(Snapshot("db1", ("a",)), SWITCH, MAKE), revert=back)
+    changed = GuestPlan(
+        GuestWish("db1"), running, steps=(Snapshot("db1", ("a",), "/nix/store/x"), SWITCH, MAKE), revert=back
+    )
     plain = without_volumes(changed)
     assert kinds(plain.steps) == ["Switch"]
     assert plain.revert is not None
@@ -205,8 +274,8 @@ def test_volumes_of_a_guest_that_goes_on_are_not_touched() -> None:
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        (Snapshot("db1", ("a", "b")), "db1: keep a snapshot of a, b"),
-        (RestoreSnapshot("db1", ("a",)), "db1: put back a"),
+        (Snapshot("db1", ("a", "b"), "/nix/store/x"), "db1: keep a snapshot of a, b"),
+        (RestoreSnapshot("db1", ("a",), "/nix/store/x"), "db1: put back a"),
     ],
 )
 def test_words(step: Step, words: str) -> None:
