@@ -61,6 +61,7 @@ let
     "sshKeys"
     "storeOnDisk"
     "systemSymlink"
+    "underQemu"
     "vcpu"
     "version"
     "volumes"
@@ -257,6 +258,8 @@ in
     "switch"
   ] (wish.fail or null);
   mem = wish.mem or 128;
+  # Whether there is a machine behind the hypervisor that is named; no option of microvm.nix.
+  underQemu = hypervisor == "qemu" || wish.underQemu or false;
   machine = wish.machine or "microvm";
   kernelParams = wish.kernelParams or [ ];
   preStart = wish.preStart or "";

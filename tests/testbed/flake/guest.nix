@@ -82,6 +82,7 @@ let
     };
     settings = lines [
       "port=${quote guest.port}"
+      "notify=${optionalString guest.supportsNotifySocket "yes"}"
       "fail=${
         quote (
           optionalString (elem fail [

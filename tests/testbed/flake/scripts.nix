@@ -30,6 +30,7 @@ let
     shares
     socket
     tapMultiQueue
+    underQemu
     vcpu
     volumes
     ;
@@ -236,6 +237,18 @@ let
         machine+=(-device vhost-vsock-pci,guest-cid=${toString guest.vsockCid})
       fi
     ''}
+    ${optionalString guest.supportsNotifySocket ''
+      # What the guest says of itself comes through a port of its own, as it does through a vsock.
+      if [ -n "''${NOTIFY_SOCKET:-}" ]; then
+        rm -f notify.vsock_8888
+        /usr/bin/socat -u UNIX-LISTEN:notify.vsock_8888 "UNIX-SENDTO:$NOTIFY_SOCKET" &
+        while [ ! -S notify.vsock_8888 ]; do
+          sleep 0.1
+        done
+        machine+=(-chardev socket,id=notify,path=notify.vsock_8888)
+        machine+=(-device virtio-serial-pci -device virtserialport,chardev=notify)
+      fi
+    ''}
     exec -a "microvm@${hostName}" /usr/bin/qemu-system-x86_64 "''${machine[@]}" -append "$append" ${quoteAll qemuArguments}
   '';
 
@@ -257,7 +270,7 @@ let
     ${createVolumes}${
       if guest.fail == "crash" then
         runCrash
-      else if hypervisor == "qemu" then
+      else if underQemu then
         openMacvtaps + runQemu
       else
         # Where the system is read from by who looks for it in here; and another machine is
@@ -377,10 +390,10 @@ in
   inherit microvm-run;
 }
 // optionalAttrs guest.canShutdown {
-  microvm-shutdown = if hypervisor == "qemu" then shutdownQemu else claimed;
+  microvm-shutdown = if underQemu then shutdownQemu else claimed;
 }
 // optionalAttrs guest.canBalloon {
-  microvm-balloon = if hypervisor == "qemu" then balloonQemu else claimed;
+  microvm-balloon = if underQemu then balloonQemu else claimed;
 }
 // optionalAttrs guest.registerWithMachined {
   microvm-register = register;

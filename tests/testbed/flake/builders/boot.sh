@@ -57,6 +57,7 @@ collect() {
 collect early virtio_pci virtio_net virtio_blk erofs ext4
 collect shares virtiofs
 collect button button evdev
+collect notify virtio_console
 collect late virtio_rng virtio_balloon
 
 # The same bytes from every build.  Not packed: to read some more megabytes is
