@@ -6,7 +6,7 @@ TOOLS := PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m tools
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test lint nix sanity unit molecule bench faults profiles docs dist pins clean
+.PHONY: help demo demo-down test lint nix sanity unit molecule bench faults profiles volumes docs dist pins clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -43,6 +43,9 @@ faults: ## Modules killed, and calls that fail, at each moment: build/faults.jso
 
 profiles: ## Docker swarms and a SPICE desktop with real engines and viewers: build/profiles.json; e.g. ARGS='swarm'
 	@$(TOOLS) profiles $(ARGS)
+
+volumes: ## Snapshots of thin logical volumes, in a machine of their own: build/volumes.json; e.g. ARGS='trixie'
+	@$(TOOLS) volumes $(ARGS)
 
 docs: ## The documentation as HTML: build/docs/html
 	@$(TOOLS) docs

@@ -11,7 +11,23 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import bench, demo, dist, docs, faults, lint, machine, nix, pins, profiles, sanity, scenarios, suite, unit
+from . import (
+    bench,
+    demo,
+    dist,
+    docs,
+    faults,
+    lint,
+    machine,
+    nix,
+    pins,
+    profiles,
+    sanity,
+    scenarios,
+    suite,
+    unit,
+    volumes,
+)
 from .process import ToolError, say
 from .report import Check, save, table
 
@@ -24,6 +40,7 @@ PARTS: dict[str, Callable[[list[str]], list[Check]]] = {
     "profiles": profiles.check,
     "sanity": sanity.check,
     "unit": unit.check,
+    "volumes": volumes.check,
 }
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "venv": lambda names: print(machine.venv_of(machine.core_named(names[0]) if names else machine.primary())),

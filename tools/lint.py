@@ -74,10 +74,11 @@ def linters(place: Path, names: list[str]) -> list[Linter]:
     if any(name.startswith("tests/faults/") for name in names):
         programs = ("tests/faults/faults.py", "tests/faults/remote/drive.py")
         chosen.append(Linter("mypy faults", (*strict, "--python-version", "3.11", *programs)))
-    if any(name.startswith("tests/profiles/") for name in names):
+    if any(name.startswith(("tests/profiles/", "tests/volumes/")) for name in names):
         path = os.pathsep.join((base, str(place / "tests" / "testbed")))
-        argv = (*strict, "--python-version", "3.11", f"{inside}/tests/profiles")
-        chosen.append(Linter("mypy profiles", argv, (("MYPYPATH", path), ("CWD", base))))
+        programs = (f"{inside}/tests/profiles", f"{inside}/tests/volumes")
+        argv = (*strict, "--python-version", "3.11", *programs)
+        chosen.append(Linter("mypy profiles, volumes", argv, (("MYPYPATH", path), ("CWD", base))))
     if any(name.startswith("tests/nix/") for name in names):
         argv = (*strict, "--python-version", "3.11", f"{inside}/tests/nix")
         chosen.append(Linter("mypy nix", argv, (("MYPYPATH", base), ("CWD", base))))

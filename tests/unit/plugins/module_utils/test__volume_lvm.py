@@ -33,7 +33,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._volume_lvm import (
 from ansible_collections.microvm.fleet.plugins.module_utils._volume_observe import Kept, read_kept
 from ansible_collections.microvm.fleet.tests.unit.plugins.conftest import Verdicts
 from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FakeHost, Killer, Spec
-from ansible_collections.microvm.fleet.tests.unit.support.recorded import Scripted
+from ansible_collections.microvm.fleet.tests.unit.support.recorded import FIXTURES, Scripted
 from ansible_collections.microvm.fleet.tests.unit.support.scenes import run, wish
 
 IMAGE = "/dev/fleet/data"
@@ -362,6 +362,38 @@ def test_volumes_in_use_are_not_put_back(lvm: LvmHost, judge: Verdicts) -> None:
 
 
 # The parts
+
+
+VERSIONS = sorted(path.name for path in (FIXTURES / "lvm").iterdir())
+
+
+def recorded(version: str, scene: str) -> Lvs:
+    """What lvs of that version has printed, as tests/volumes records it."""
+    return read_report(json.loads((FIXTURES / "lvm" / version / f"{scene}.json").read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_lvs_has_printed(version: str) -> None:
+    lvs = recorded(version, "kept")
+    data, kept, pool = (lvs.volumes[f"fleet/{name}"] for name in ("data", "microvm+db1+data", "pool"))
+    assert (data.kind, data.pool, data.active, data.open, data.tags) == ("thin", "pool", True, False, frozenset())
+    assert data.device is not None
+    assert lvs.of_image("/dev/disk/by-id/any", data.device) is data
+    assert "/dev/mapper/fleet-data" in data.paths
+    assert (kept.origin, kept.tags, kept.active, kept.open, kept.device) == (
+        "data",
+        frozenset(["microvm.fleet=db1"]),
+        False,
+        False,
+        None,
+    )
+    assert (pool.kind, pool.health, pool.data is not None and 0 < pool.data < 100) == ("thin-pool", "", True)
+    require(lvs, "db1", {KEPT: "fleet/data", "fleet/microvm+db1+logs": "fleet/logs"}, begun=False, subject="guest db1")
+    merged = recorded(version, "merged")
+    assert KEPT not in merged.volumes
+    assert merged.volumes["fleet/data"].tags == frozenset(["theirs"])
+    assert not merged.volumes["fleet/data"].merging
+    assert recorded(version, "open").volumes["fleet/data"].open
 
 
 def thin(name: str, **fields: t.Any) -> Lv:

@@ -159,7 +159,7 @@ def test_volumes_come_before_the_start() -> None:
 
 NEW, OLD = "/nix/store/x", "/nix/store/y"
 BACK = Revert(origin=Place(NEW, 1), back=Place(OLD, 0), steps=(Stop("db1"), SWITCH, Start("db1")))
-WITH = {"snapshot_volumes": True, "restore_volumes": True}
+WITH: dict[str, t.Any] = {"snapshot_volumes": True, "restore_volumes": True}
 
 
 def test_a_snapshot_comes_after_the_stop_and_goes_back_with_a_revert() -> None:
@@ -202,7 +202,7 @@ KEPT = Kept(NEW, ("data.img",))
     ],
 )
 def test_what_an_earlier_run_has_kept(
-    planned: tuple[Step, ...], wish: dict[str, bool], kept: Kept | None, *, restored: bool
+    planned: tuple[Step, ...], wish: dict[str, t.Any], kept: Kept | None, *, restored: bool
 ) -> None:
     changed = with_volumes(plan(*planned, revert=BACK, **wish), [], [], kept)
     assert changed.steps == planned
