@@ -155,7 +155,7 @@ def converge(
         # What a new runner claims is compared with all guests of the host; what changes something does so once it has
         # its locks.
         host = observe(paths, commands)
-        plans = _plans(wishes, host, sources, prune=prune, switch_ahead=check and switch_ahead)
+        plans = _plans(wishes, host, sources, prune=prune, switch_ahead=switch_ahead)
     result = Result()
     leftovers = [entry for entry in host.leftovers if names is None or _left_by(entry) in names]
     if check:

@@ -372,9 +372,12 @@ def test_a_system_that_was_half_taken_is_not_taken_for_the_one_before(host: Live
     first, spec = host.specs[current(host)], renew(host)
     host.refused |= {host.system(spec), host.system(first)}
     stopped: list[bool] = []
-    host.before = lambda argv: (
-        stopped.append(observe_record(host)) if argv[:2] == ("systemctl", "stop") else None  # type: ignore[func-returns-value]
-    )
+
+    def stop(argv: tuple[str, ...]) -> None:
+        if argv[:2] == ("systemctl", "stop"):
+            stopped.append(observe_record(host))
+
+    host.before = stop
     run(host)
     assert stopped == [True]
     assert is_whole(host, first)

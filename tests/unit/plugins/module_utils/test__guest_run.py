@@ -179,7 +179,7 @@ def test_a_generation_takes_few_calls(host: FakeHost) -> None:
     host.calls.clear()
     assert one(host, wish(generation="1")).changed
     looks = [argv[:2] for argv in host.calls]
-    # Before the locks and with them, after the stop, of who is up, and at the end; the one of `judge` stands for the wait.
+    # Before the locks and with them, after the stop, of who is up, and at the end; one of `judge` is for the wait.
     assert looks.count(("systemctl", "show")) == 6
     assert [argv[1] for argv in looks if argv != ("systemctl", "show")] == ["stop", "reset-failed", "start"]
 

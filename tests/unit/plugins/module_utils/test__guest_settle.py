@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 import typing as t
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,8 @@ NAMES = ("bad", "slow")
 REASON = "tcp 10.0.0.11:80: connection refused"
 # What the test waits for at most, when nothing else ends it.
 LIMIT = 30.0
+# Between two looks.
+SHORT = 0.01
 
 
 def see(host: FakeHost, name: str) -> Guest:
@@ -103,7 +106,7 @@ def _looks(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> Looks:
     """A wait in which nobody is healthy before the test says so, and nobody sleeps."""
     looks = Looks(host, set(), lambda: True)
     monkeypatch.setattr(_guest_settle, "Waiting", looks)
-    monkeypatch.setattr(_guest_settle, "ROUND", 0.01)
+    monkeypatch.setattr(_guest_settle, "ROUND", SHORT)
     return looks
 
 
@@ -171,9 +174,9 @@ def test_nobody_sleeps_while_somebody_is_on_the_way_back(
     looks.bad = {new["bad"]}
     pauses: list[float] = []
     looks.until = lambda: bool(pauses)
-    monkeypatch.setattr(_guest_settle.time, "sleep", pauses.append)
+    monkeypatch.setattr(time, "sleep", pauses.append)
     update(host)
-    assert pauses == [_guest_settle.ROUND]
+    assert pauses == [SHORT]
     # One look more than there are pauses and guests that came back.
     assert len(looks.seen) == 4
 
