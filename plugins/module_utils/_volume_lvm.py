@@ -76,6 +76,7 @@ class Lv:
     """One logical volume, as lvs(8) tells of it.
 
     *device* is what st_rdev of its node is, None while it is not active; *data* and *metadata* are percents, of a pool.
+    *merging* is a snapshot that waits for the next activation of its origin.
     """
 
     group: str
@@ -219,7 +220,7 @@ def _fault(lvs: Lvs, guest: str, image: str, volume: Lv | None, *, device: int |
     for what, percent in (("data", pool.data), ("metadata", pool.metadata)):
         if percent is not None and percent > FULL:
             return f"the {what} of the pool {pool.full_name} of {image} are {percent:g} % full."
-    if volume.merging:
+    if any(each.merging and (each.group, each.origin) == (volume.group, volume.name) for each in lvs.volumes.values()):
         return f"{volume.full_name} waits for a snapshot to be merged into it, which comes with its next activation."
     taken = lvs.volumes.get(f"{volume.group}/{name_of_snapshot(guest, volume)}")
     if taken is not None and TAG + guest not in taken.tags:
@@ -288,8 +289,14 @@ def require(lvs: Lvs, guest: str, snapshots: t.Mapping[str, str], *, begun: bool
 def put_back(commands: Commands, lvs: Lvs, snapshots: t.Mapping[str, str], *, subject: str) -> None:
     """Merge those of *snapshots* that are there into their origins, and have all origins active."""
     for snapshot, origin in snapshots.items():
-        if snapshot in lvs.volumes and not lvs.volumes[snapshot].merging:
-            commands.run(["lvconvert", "--yes", "--merge", snapshot], timeout=TIMEOUT, subject=subject)
+        volume = lvs.volumes.get(snapshot)
+        if volume is not None:
+            first = ["lvchange", "--yes", "--activate", "n", origin]
+            commands.run(
+                first if volume.merging else ["lvconvert", "--yes", "--merge", snapshot],
+                timeout=TIMEOUT,
+                subject=subject,
+            )
         # Merging takes it down for a moment, in which a run may be killed.
         commands.run(
             ["lvchange", "--yes", "--activate", "y", "--ignoreactivationskip", origin], timeout=TIMEOUT, subject=subject
@@ -297,7 +304,7 @@ def put_back(commands: Commands, lvs: Lvs, snapshots: t.Mapping[str, str], *, su
     after = read(commands)
     for snapshot, origin in snapshots.items():
         target = after.volumes.get(origin)
-        if snapshot in after.volumes or target is None or not target.active or target.merging:
+        if snapshot in after.volumes or target is None or not target.active:
             raise FleetError(
                 f"{snapshot} was not merged into {origin}, which something has opened.",
                 subject=subject,

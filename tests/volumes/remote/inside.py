@@ -336,8 +336,7 @@ def delayed() -> str:
     assert "was not merged into fleet/data" in said, said
     also = refused(planned(updating()))
     assert "waits for a snapshot to be merged" in also, also
-    sh("lvchange", "-an", "fleet/data")
-    sh("lvchange", "-ay", "fleet/data")
+    _volume_lvm.put_back(Commands(), _volume_lvm.read(Commands()), pairs, subject="guest db1")
     assert checksum(DATA) == wanted
     sh("lvremove", "-y", f"fleet/{KEPT[LOGS]}")
     return said

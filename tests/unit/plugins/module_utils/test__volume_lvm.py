@@ -130,13 +130,20 @@ class LvmHost(FakeHost):
         snapshot = self.lvs[argv[-1]]
         origin = f"fleet/{snapshot.origin}"
         if self.lvs[origin].open:
-            self.change(origin, merging=True)
+            self.change(argv[-1], merging=True)
             return 0, f"  Merging of thin snapshot {argv[-1]} will occur on next activation of {origin}.\n", ""
         self.contents[origin] = self.contents.pop(argv[-1])
         del self.lvs[argv[-1]]
         return 0, "", ""
 
     def _lvchange(self, argv: tuple[str, ...]) -> tuple[int, str, str]:
+        if argv[argv.index("--activate") + 1] == "n":
+            self.change(argv[-1], active=False)
+            return 0, "", ""
+        for name, lv in list(self.lvs.items()):
+            if lv.merging and f"fleet/{lv.origin}" == argv[-1] and not self.lvs[argv[-1]].active:
+                self.contents[argv[-1]] = self.contents.pop(name)
+                del self.lvs[name]
         self.change(argv[-1], active=True)
         return 0, "", ""
 
@@ -289,7 +296,11 @@ def test_an_update_killed_anywhere_keeps_one_snapshot(tmp_path: Path, devices: l
         (IMAGE, {"fleet/pool": {"data": 97.5}}, "the data of the pool fleet/pool of /dev/fleet/data are 97.5 % full"),
         (IMAGE, {"fleet/pool": {"metadata": 99.0}}, "the metadata of the pool fleet/pool of /dev/fleet/data are 99 %"),
         (IMAGE, {"fleet/pool": {"health": "metadata_read_only"}}, "its pool fleet/pool is: metadata_read_only"),
-        (IMAGE, {"fleet/data": {"merging": True}}, "fleet/data waits for a snapshot to be merged into it"),
+        (
+            IMAGE,
+            {"fleet/logs": {"origin": "data", "merging": True}},
+            "fleet/data waits for a snapshot to be merged into it",
+        ),
     ],
 )
 def test_what_cannot_be_kept_is_said_before_the_stop(
@@ -394,6 +405,8 @@ def test_what_lvs_has_printed(version: str) -> None:
     assert merged.volumes["fleet/data"].tags == frozenset(["theirs"])
     assert not merged.volumes["fleet/data"].merging
     assert recorded(version, "open").volumes["fleet/data"].open
+    delayed = recorded(version, "delayed")
+    assert [name for name, volume in delayed.volumes.items() if volume.merging] == [KEPT]
 
 
 def thin(name: str, **fields: t.Any) -> Lv:
@@ -431,6 +444,12 @@ def test_a_merge_that_waits_is_an_error(lvm: LvmHost) -> None:
     lvm.change("fleet/data", open=True)
     with pytest.raises(FleetError, match="was not merged into fleet/data, which something has opened"):
         put_back(lvm, Lvs(lvm.lvs.values()), {KEPT: "fleet/data"}, subject="guest db1")
+    # The next run takes the volume down for it.
+    lvm.change("fleet/data", open=False)
+    lvm.contents["fleet/data"] = "spoiled"
+    put_back(lvm, Lvs(lvm.lvs.values()), {KEPT: "fleet/data"}, subject="guest db1")
+    assert lvm.contents["fleet/data"] == "good"
+    assert KEPT not in lvm.lvs
 
 
 @pytest.mark.parametrize(
