@@ -44,7 +44,7 @@ MODULES = ("arch", "crypto", "drivers/block", "drivers/md", "drivers/virtio", "f
 MEMORY = 1536
 DISK = 1 << 30
 # Seconds after the beginning of a merge at which the power goes.
-CUTS = (0.05, 0.2, 0.4, 0.7, 1.2)
+CUTS = (0.05, 0.3, 0.8, 1.5, 3.0)
 PATIENCE = 1800.0
 SAID = re.compile(r"^.*?@@ (\{.*\})\s*$")
 
@@ -154,13 +154,13 @@ def ours(release: str, collections: Path, target: Path) -> None:
             archive.add_tree(modules / "kernel" / part, f"{place}/kernel/{part}")
         for listed in modules.glob("modules.*"):
             archive.add(f"{place}/{listed.name}", stat.S_IFREG | 0o644, listed.read_bytes())
-        directory = Path("collections")
-        archive.add(str(directory), stat.S_IFDIR | 0o755)
+        within = Path("collections")
+        archive.add(str(within), stat.S_IFDIR | 0o755)
         for part in UTILS.parts:
-            directory /= part
-            archive.add(str(directory), stat.S_IFDIR | 0o755)
+            within /= part
+            archive.add(str(within), stat.S_IFDIR | 0o755)
         for source in sorted((collections / UTILS).glob("*.py")):
-            archive.add(str(directory / source.name), stat.S_IFREG | 0o644, source.read_bytes())
+            archive.add(str(within / source.name), stat.S_IFREG | 0o644, source.read_bytes())
         for name in ("init", "inside.py"):
             archive.add(name, stat.S_IFREG | 0o755, (HERE / "remote" / name).read_bytes())
         archive.close()
