@@ -76,9 +76,8 @@ def linters(place: Path, names: list[str]) -> list[Linter]:
         chosen.append(Linter("mypy faults", (*strict, "--python-version", "3.11", *programs)))
     if any(name.startswith(("tests/profiles/", "tests/volumes/")) for name in names):
         path = os.pathsep.join((base, str(place / "tests" / "testbed")))
-        programs = (f"{inside}/tests/profiles", f"{inside}/tests/volumes")
-        argv = (*strict, "--python-version", "3.11", *programs)
-        chosen.append(Linter("mypy profiles, volumes", argv, (("MYPYPATH", path), ("CWD", base))))
+        both = (*strict, "--python-version", "3.11", f"{inside}/tests/profiles", f"{inside}/tests/volumes")
+        chosen.append(Linter("mypy profiles, volumes", both, (("MYPYPATH", path), ("CWD", base))))
     if any(name.startswith("tests/nix/") for name in names):
         argv = (*strict, "--python-version", "3.11", f"{inside}/tests/nix")
         chosen.append(Linter("mypy nix", argv, (("MYPYPATH", base), ("CWD", base))))
