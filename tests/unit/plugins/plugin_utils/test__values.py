@@ -44,7 +44,7 @@ def test_plain() -> None:
 
 def test_told() -> None:
     """What was registered on a host is given as it is; what was not, as None."""
-    result = {"guests": []}
+    result: dict[str, object] = {"guests": []}
     hostvars = Hostvars(host1={"info": result})
     assert told(hostvars, "host1", "info") is result
     assert told(hostvars, "host1", "other") is None
