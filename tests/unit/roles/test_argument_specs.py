@@ -75,7 +75,7 @@ def test_guests_of_the_role_are_those_of_the_module() -> None:
 def test_every_static_file_of_the_host_is_installed() -> None:
     contents = [entry["content"] for entry in load("host", "vars", "main.yml")["__microvm_host_files"]]
     found = [re.search(r"'ansible\.builtin\.(file|template)', '([^']+)'", content) for content in contents]
-    listed = {(kind, name) for kind, name in (one.groups() for one in found if one)}
+    listed = {(one[1], one[2]) for one in found if one}
     files, templates = ROLES / "host" / "files", ROLES / "host" / "templates"
     there = {("file", str(path.relative_to(files))) for path in files.rglob("*") if path.is_file()}
     assert listed == there | {("template", path.name) for path in templates.iterdir()}

@@ -213,6 +213,15 @@ def refused(plan: GuestPlan) -> str:
     return plan.error.text()
 
 
+def refusal(action: t.Callable[[], object]) -> str:
+    """What an action that has to fail says."""
+    try:
+        action()
+    except FleetError as error:
+        return error.text()
+    raise AssertionError("it was done, and should have been refused")
+
+
 # Cases
 
 
@@ -300,12 +309,7 @@ def in_use() -> str:
     spoiled = write(DATA, "seven")
     with open(DATA, "rb"):
         record("open")
-        try:
-            put_back()
-        except FleetError as error:
-            said = error.text()
-        else:
-            raise AssertionError("it was put back")
+        said = refusal(put_back)
     assert "fleet/data is in use" in said, said
     assert checksum(DATA) == spoiled
     name = KEPT[DATA]
@@ -325,18 +329,17 @@ def delayed() -> str:
     keep()
     write(DATA, "nine")
     pairs = {f"fleet/{KEPT[DATA]}": "fleet/data"}
+
+    def merge() -> None:
+        _volume_lvm.put_back(Commands(), _volume_lvm.read(Commands()), pairs, subject="guest db1")
+
     with open(DATA, "rb"):
-        try:
-            _volume_lvm.put_back(Commands(), _volume_lvm.read(Commands()), pairs, subject="guest db1")
-        except FleetError as error:
-            said = error.text()
-        else:
-            raise AssertionError("nobody said so")
+        said = refusal(merge)
         record("delayed")
     assert "was not merged into fleet/data" in said, said
     also = refused(planned(updating()))
     assert "waits for a snapshot to be merged" in also, also
-    _volume_lvm.put_back(Commands(), _volume_lvm.read(Commands()), pairs, subject="guest db1")
+    merge()
     assert checksum(DATA) == wanted
     sh("lvremove", "-y", f"fleet/{KEPT[LOGS]}")
     return said

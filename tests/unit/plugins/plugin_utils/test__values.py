@@ -36,9 +36,7 @@ def test_plain() -> None:
     kept = types.SimpleNamespace()
     found = plain(UserDict({"guests": UserList([UserDict({"name": "web1", "vcpu": 2}), (b"x", None)]), "kept": kept}))
     assert found == {"guests": [{"name": "web1", "vcpu": 2}, [b"x", None]], "kept": kept}
-    assert type(found) is dict
-    assert type(found["guests"]) is list
-    assert type(found["guests"][0]) is dict
+    assert [one.__class__ for one in (found, found["guests"], found["guests"][0])] == [dict, list, dict]
     assert found["kept"] is kept
 
 
