@@ -27,6 +27,7 @@ REQUIREMENTS = ROOT / "tests" / "requirements"
 # What each part runs that is not Python: Debian's package, and a file that is there when it is installed.
 PACKAGES = {
     "ca-certificates": "/etc/ssl/certs/ca-certificates.crt",
+    "erofs-utils": "/usr/bin/mkfs.erofs",
     "git": "/usr/bin/git",
     "nix-bin": "/usr/bin/nix-instantiate",
     "openssh-client": "/usr/bin/ssh",
