@@ -527,8 +527,10 @@ def receive(request: Request, stream: Reader) -> dict[str, t.Any]:
     place.check(listed)
     need, free = place.space(listed)
     if need > free:
+        reserve = int(request.get("reserve") or 0)
+        beside = f" beside {mib(reserve)} MiB that are to stay free" if reserve else ""
         raise EndError(
-            f"{request['directory']} has {mib(free)} MiB free, and {mib(need)} MiB are needed: "
+            f"{request['directory']} has {mib(free)} MiB{beside}, and {mib(need)} MiB are needed: "
             f"{mib(need - free)} MiB are missing.",
             field="space",
             hint="Make room, or choose another place.",
