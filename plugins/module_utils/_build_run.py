@@ -331,8 +331,7 @@ def _root(flakes: t.Mapping[str, Elsewhere], places: Places) -> None:
         _files.make_directory(os.path.dirname(link), unflushed=unflushed)
         if _files.read_link(link) != runner:
             _files.write_link(link, runner, unflushed=unflushed)
-    for error in _files.flush(unflushed.paths).values():
-        raise error
+    _files.flush_now(unflushed)
 
 
 def _root_indirectly(flakes: t.Mapping[str, Elsewhere], places: Places, commands: Commands) -> None:

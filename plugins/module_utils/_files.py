@@ -110,16 +110,25 @@ def write_file(path: str, content: str | bytes, *, mode: int = 0o644, uid: int =
     parts = replace_file(path, content, mode=mode, uid=uid, gid=gid, unflushed=unflushed)
     for _part in parts:
         try:
-            _flush_now(unflushed)
+            flush_now(unflushed)
         except OSError as error:
             parts.throw(error)
-    _flush_now(unflushed)
+    flush_now(unflushed)
 
 
-def _flush_now(unflushed: Unflushed) -> None:
+def flush_now(unflushed: Unflushed) -> None:
+    """Have all of *unflushed* on the disk.  Raises the first OSError."""
     for error in flush(unflushed.paths).values():
         raise error
     unflushed.paths.clear()
+
+
+def sweep(path: str) -> None:
+    """Remove what killed runs have left beside *path*."""
+    directory, name = os.path.split(path)
+    for entry in os.listdir(directory):
+        if entry.startswith(f"{TEMPORARY}{name}."):
+            remove(os.path.join(directory, entry))
 
 
 def replace_file(

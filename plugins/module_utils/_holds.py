@@ -13,13 +13,12 @@ systemd starts what a target wants whether or not the target's own condition hol
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import typing as t
 from dataclasses import dataclass, replace
 
-from ansible_collections.microvm.fleet.plugins.module_utils._files import TEMPORARY, read_text, write_file
+from ansible_collections.microvm.fleet.plugins.module_utils._files import TEMPORARY, read_text, sweep, write_file
 from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 
 # The conditions as the unit of guests has them (roles/host/files/units).
@@ -84,12 +83,8 @@ def drained_of_text(text: str) -> Drained:
 
 def write_mark(path: str, values: t.Mapping[str, t.Any]) -> None:
     """Have *values* in the mark *path*, and nothing beside it that a killed run left."""
-    directory, name = os.path.split(path)
     write_file(path, json.dumps(values, indent=1) + "\n", mode=0o600)
-    for entry in os.listdir(directory):
-        if entry.startswith(f"{TEMPORARY}{name}."):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(directory, entry))
+    sweep(path)
 
 
 def read_drained(paths: Paths) -> Drained | None:

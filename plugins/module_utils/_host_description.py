@@ -371,9 +371,7 @@ def converge(
         result = _planned(wish, paths, commands, place, host_name)
         if result.changed:
             os.makedirs(paths.flake, mode=0o755, exist_ok=True)
-            for entry in os.listdir(paths.flake):
-                if entry.startswith(f"{_files.TEMPORARY}host.json."):
-                    _files.remove(os.path.join(paths.flake, entry))
+            _files.sweep(place)
             _files.write_file(place, result.after.text())
     return result
 

@@ -159,7 +159,7 @@ def apply(steps: t.Sequence[Step]) -> None:
         if step.act == "write":
             directory, name = os.path.split(wish.path)
             path = os.path.join(os.path.realpath(directory), name)
-            _sweep(path)
+            _files.sweep(path)
             parts.append(_files.replace_file(path, wish.content or b"", mode=wish.mode, unflushed=unflushed))
             next(parts[-1])
             continue
@@ -168,24 +168,10 @@ def apply(steps: t.Sequence[Step]) -> None:
         os.chown(wish.path, *ROOT)
         os.chmod(wish.path, wish.mode)
         unflushed.add(os.path.realpath(wish.path))
-    _flush(unflushed)
+    _files.flush_now(unflushed)
     for part in parts:
         next(part, None)
-    _flush(unflushed)
-
-
-def _sweep(path: str) -> None:
-    """Remove what killed runs have left of *path*."""
-    directory, name = os.path.split(path)
-    for entry in os.listdir(directory):
-        if entry.startswith(f"{_files.TEMPORARY}{name}."):
-            _files.remove(os.path.join(directory, entry))
-
-
-def _flush(unflushed: _files.Unflushed) -> None:
-    for error in _files.flush(unflushed.paths).values():
-        raise error
-    unflushed.paths.clear()
+    _files.flush_now(unflushed)
 
 
 def converge(wishes: t.Sequence[Wish], *, check: bool) -> dict[str, t.Any]:

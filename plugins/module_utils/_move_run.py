@@ -459,7 +459,7 @@ class _Work:
             unflushed = _files.Unflushed()
             _files.make_directory(os.path.dirname(link), unflushed=unflushed)
             _files.write_link(link, runner, unflushed=unflushed)
-            _flushed(unflushed)
+            _files.flush_now(unflushed)
             self._did(f"root {runner}")
 
     def _place(self) -> None:
@@ -593,7 +593,7 @@ class _Work:
         moving = Moving(self.name, phase, self.request.other, self.request.move, since, ran=ran, autostart=autostart)
         unflushed = _files.Unflushed()
         _files.make_directory(self.paths.moving(), unflushed=unflushed, mode=0o700)
-        _flushed(unflushed)
+        _files.flush_now(unflushed)
         write_mark(self.paths.moving(self.name), moving.as_dict())
 
     def _unwrite(self) -> None:
@@ -637,8 +637,3 @@ def _number(value: t.Any) -> int | None:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _flushed(unflushed: _files.Unflushed) -> None:
-    for error in _files.flush(unflushed.paths).values():
-        raise error

@@ -386,3 +386,12 @@ def test_flush_names_what_could_not_be(tmp_path: Path) -> None:
     errors = _files.flush(paths)
     assert list(errors) == paths[:1]
     assert errors[paths[0]].filename == paths[0]
+
+
+def test_what_killed_runs_have_left_of_a_file_is_swept(tmp_path: Path) -> None:
+    left = [f"{_files.TEMPORARY}a.json.17", f"{_files.TEMPORARY}a.json.18"]
+    kept = ["a.json", "b.json", f"{_files.TEMPORARY}b.json.17", f"{_files.TEMPORARY}a.jsonx.17"]
+    for name in (*left, *kept):
+        (tmp_path / name).write_text(name)
+    _files.sweep(str(tmp_path / "a.json"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
