@@ -39,6 +39,9 @@ class Hypervisor:
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(["sh", "-c", "read line", "hypervisor", *arguments], stdin=subprocess.PIPE)
+        # Popen waits for execve(2) to close its pipe, which the kernel does before it lays out the arguments.
+        while not Path(f"/proc/{self.process.pid}/cmdline").read_bytes():
+            os.sched_yield()
         # Reaped at once, as systemd does.
         self.reaper = threading.Thread(target=self.process.wait, daemon=True)
         self.reaper.start()
