@@ -85,6 +85,9 @@ def linters(place: Path, names: list[str]) -> list[Linter]:
         path = os.pathsep.join((base, str(place / "tests" / "testbed")))
         argv = (*strict, "--python-version", "3.11", f"{inside}/tests/unit")
         chosen.append(Linter("mypy tests", argv, (("MYPYPATH", path), ("CWD", base))))
+    others = [name for name in names if name.startswith(("extensions/", "roles/")) and name.endswith(".py")]
+    if others:
+        chosen.append(Linter("mypy scenarios, roles", (*strict, "--python-version", "3.10", *others)))
     scripts = [name for name in names if _is_shell(place / name)]
     chosen += [
         Linter("yamllint", ("yamllint", "--strict", ".")),

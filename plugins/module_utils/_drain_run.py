@@ -178,7 +178,7 @@ class _Work:
             return
         unflushed = _files.Unflushed()
         _files.make_directory(os.path.dirname(self.paths.drained), unflushed=unflushed, mode=0o700)
-        _files.flush(unflushed.paths)
+        _files.flush_now(unflushed)
         write_mark(self.paths.drained, mark.as_dict())
         _files.remove(self.paths.returning)
 
