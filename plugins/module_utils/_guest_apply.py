@@ -605,17 +605,10 @@ class Apply:
     def _start(self, plans: t.Sequence[GuestPlan]) -> None:
         if not plans:
             return
-        # A guest that failed before has used up its tries (systemd.unit(5), StartLimitBurst=), and its restarts are
-        # not always counted: those that its helpers ask for are not.
+        # A start that was asked for is none of the tries of a guest that ends by itself (systemd.unit(5),
+        # StartLimitBurst=), and is not kept from it by them.
+        _systemd.reset_failed(self.commands, [plan.name for plan in plans])
         judged = self._with(plans, Await)
-        _systemd.reset_failed(
-            self.commands,
-            [
-                plan.name
-                for plan in plans
-                if plan in judged or plan.guest.unit.active_state == "failed" or plan.guest.unit.restarts
-            ],
-        )
         limit = max(plan.wish.start_timeout or UNIT_TIMEOUT for plan in plans)
         self.started.update({plan.name: time.monotonic() for plan in plans})
         complaint = self._jobs("start", plans, timeout=limit + MARGIN)

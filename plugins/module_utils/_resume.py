@@ -56,6 +56,8 @@ def arm(commands: Commands, paths: Paths, name: str, *, patience: int, moving: b
     words = [
         *(programs["flock"], os.path.join(paths.locks, f"guest-{name}")),
         *(programs["find"], directory, "-mindepth", "1", "-maxdepth", "1", "-name", file, "-delete"),
+        # Other starts of it are none of this one's tries (systemd.unit(5), StartLimitBurst=).
+        *("(", "-exec", programs["systemctl"], "reset-failed", _systemd.unit(name), ";", "-o", "-true", ")"),
         *("-exec", programs["systemctl"], "--no-block", "start", _systemd.unit(name), ";"),
     ]
     commands.run(

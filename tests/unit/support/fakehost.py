@@ -10,6 +10,7 @@ the recorded output has.  `Killer` ends the engine between any two changes, as S
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import itertools
 import json
@@ -25,6 +26,8 @@ from ansible_collections.microvm.fleet.plugins.module_utils._paths import Paths
 from ansible_collections.microvm.fleet.tests.unit.support.recorded import Answers
 
 FLAKE = "git+https://git.example.org/infra"
+# StartLimitBurst= of microvm@.service.
+START_LIMIT = 5
 
 
 def store_path(seed: str, name: str) -> str:
@@ -171,6 +174,8 @@ class FakeHost(Answers):
         self.copies: dict[str, dict[str, t.Any]] = {}
         self.behaviours: dict[str, str] = {}
         self._starts = itertools.count()
+        # No time passes, so all tries are within StartLimitIntervalSec=.
+        self._tries: collections.Counter[str] = collections.Counter()
         # What is done now is done by Nix or systemd, not by the engine.
         self.working = False
         # Called before each command.
@@ -503,7 +508,7 @@ class FakeHost(Answers):
         name = options["unit"][len("microvm-fleet-resume-") :]
         directory = argv[argv.index("-mindepth") - 1]
         file = {self.paths.marks: name, self.paths.moving(): f"{name}.json"}[directory]
-        assert argv[argv.index("-name") + 1 : argv.index("-exec")] == (file, "-delete")
+        assert argv[argv.index("-name") + 1 : argv.index("(")] == (file, "-delete")
         assert os.path.join(self.paths.locks, f"guest-{name}") in argv
         assert argv[-3:] == ("start", f"microvm@{name}.service", ";")
         if name in self.resuming:
@@ -521,7 +526,8 @@ class FakeHost(Answers):
         del self.resuming[name]
         if self._files_of[name].exists():
             self._files_of[name].unlink()
-            self.start(name)
+            self._reset_failed(name)
+            self._start(name)
 
     def _systemctl(self, argv: tuple[str, ...]) -> tuple[int, str, str]:
         words = [word for word in argv[1:] if not word.startswith("--")]
@@ -548,12 +554,17 @@ class FakeHost(Answers):
         return 0, "", ""
 
     def _start(self, name: str) -> None:
-        self.start(name)
+        self._tries[name] += 1
+        if self._tries[name] > START_LIMIT:
+            self.units[name] = FakeUnit("failed", "failed", "start-limit-hit")
+        else:
+            self.start(name)
 
     def _stop(self, name: str) -> None:
         self.stop(name)
 
     def _reset_failed(self, name: str) -> None:
+        del self._tries[name]
         if name in self.units and self.units[name].active == "failed":
             del self.units[name]
 

@@ -30,7 +30,7 @@ from ansible_collections.microvm.fleet.plugins.module_utils._guest_run import (
     limits_spec,
 )
 from ansible_collections.microvm.fleet.plugins.module_utils._guest_wish import Limits, read_wishes
-from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FLAKE, FakeHost, Spec
+from ansible_collections.microvm.fleet.tests.unit.support.fakehost import FLAKE, START_LIMIT, FakeHost, Spec
 from ansible_collections.microvm.fleet.tests.unit.support.scenes import SCENES, ran, run, wish
 
 OTHER = "git+https://git.example.org/other"
@@ -381,6 +381,14 @@ def test_a_guest_that_failed_is_started_anew(host: FakeHost) -> None:
     assert result.failures == []
     assert result.results[0]["guest"]["active"]
     assert ("systemctl", "reset-failed", "microvm@web1.service") in host.calls
+
+
+def test_a_guest_is_started_as_often_as_that_is_asked_for(host: FakeHost) -> None:
+    """systemd counts each start as a try, and refuses the next one after those of StartLimitBurst=."""
+    host.offer(Spec("web1"))
+    for _time in range(START_LIMIT + 1):
+        assert run(host, [wish(state="started")]).failures == []
+        assert run(host, [wish(state="stopped")]).failures == []
 
 
 def test_a_guest_that_cannot_be_enabled(host: FakeHost) -> None:

@@ -30,8 +30,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         super().__init__()
         self.left: dict[str, list[str]] = json.loads(os.environ["MICROVM_FLEET_AT_TASK"])
 
-    def v2_playbook_on_task_start(self, task: t.Any, *_more: t.Any) -> None:
+    def v2_playbook_on_task_start(self, task: t.Any, **_more: t.Any) -> None:
         """Do what is to be done before this task."""
         command = self.left.pop(task.name, None)
         if command is not None:
-            subprocess.run(command, check=True, timeout=60)
+            subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
