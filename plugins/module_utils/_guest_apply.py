@@ -608,15 +608,17 @@ class Apply:
         # A start that was asked for is none of the tries of a guest that ends by itself (systemd.unit(5),
         # StartLimitBurst=), and is not kept from it by them.
         _systemd.reset_failed(self.commands, [plan.name for plan in plans])
-        judged = self._with(plans, Await)
-        limit = max(plan.wish.start_timeout or UNIT_TIMEOUT for plan in plans)
         self.started.update({plan.name: time.monotonic() for plan in plans})
-        complaint = self._jobs("start", plans, timeout=limit + MARGIN)
-        deadline = time.monotonic() + limit
+        judged = self._with(plans, Await)
+        # Each is judged from its start on, however long that of another takes.
+        self._jobs("start", judged, timeout=MARGIN, block=False)
         for plan in judged:
             # Whether it stays up is a part of what is waited for.
             self.outcomes[plan.name].done += [step for step in plan.steps if isinstance(step, Start)]
         unjudged = [plan for plan in plans if plan not in judged]
+        limit = max((plan.wish.start_timeout or UNIT_TIMEOUT for plan in unjudged), default=0)
+        complaint = self._jobs("start", unjudged, timeout=limit + MARGIN)
+        deadline = time.monotonic() + limit
         pending = list(unjudged)
         while pending:
             units = _systemd.show(self.commands)
@@ -669,9 +671,9 @@ class Apply:
         self._stop(again)
         self._start([plan for plan in again if self.outcomes[plan.name].error is None])
 
-    def _jobs(self, verb: str, plans: t.Sequence[GuestPlan], *, timeout: float) -> str:
+    def _jobs(self, verb: str, plans: t.Sequence[GuestPlan], *, timeout: float, block: bool = True) -> str:
         try:
-            return _systemd.jobs(self.commands, verb, [plan.name for plan in plans], timeout=timeout)
+            return _systemd.jobs(self.commands, verb, [plan.name for plan in plans], timeout=timeout, block=block)
         except CommandError as error:
             return error.text()
 

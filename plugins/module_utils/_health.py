@@ -98,12 +98,14 @@ def emergency(lines: t.Iterable[str]) -> str | None:
 class Judge:
     """Judges one guest that was started at *started*; all times are of one clock, in seconds.
 
-    Whoever has it tells it what is seen, in the order of time, and asks for its `verdict`.
+    Whoever has it tells it what is seen, in the order of time, and asks for its `verdict`.  Who looks only since
+    *begun*, for there was something else to do, gives the guest its time from then on.
     """
 
     health: Health
     started: float
     search: Search = search
+    begun: float = float("-inf")
     _states: list[_State] = field(init=False)
     _failed: str | None = field(init=False, default=None)
     _up: float | None = field(init=False, default=None)
@@ -113,6 +115,11 @@ class Judge:
 
     def __post_init__(self) -> None:
         self._states = [_State(probe) for probe in self.health.probes]
+
+    @property
+    def since(self) -> float:
+        """When its time began."""
+        return max(self.started, self.begun)
 
     def unit(self, unit: Unit, now: float) -> None:
         """The guest's unit as it is."""
@@ -186,7 +193,7 @@ class Judge:
         since = self._since()
         if since is not None and now - since >= self.health.min_healthy_time:
             return Verdict()
-        waited = now - self.started
+        waited = now - self.since
         if waited >= self.health.healthy_deadline:
             return Verdict(f"not within {self.health.healthy_deadline} s: {self._missing()}")
         for state in self._states:

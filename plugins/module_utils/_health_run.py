@@ -146,7 +146,8 @@ class Waiting:
 
         *started* is in seconds of the clock (CLOCK_MONOTONIC): right before systemd was asked to start it.
         """
-        self._guests[name] = _Guest(name, health, Judge(health, started, search_within), self._clock())
+        now = self._clock()
+        self._guests[name] = _Guest(name, health, Judge(health, started, search_within, begun=now), now)
 
     def look(self) -> dict[str, str | None]:
         """Have one look at all guests.  Those that are decided about by now are not waited for any more.
@@ -204,7 +205,9 @@ class Waiting:
             if unread is not None:
                 guest.judge.unread(f"the journal cannot be read: {unread}")
             else:
-                own = [text for invocation, text in lines.get(guest.name, ()) if invocation == unit.invocation]
+                # Until systemd comes to its job, a unit has the invocation of its last start.
+                current = None if unit.active_state == "inactive" and unit.queued else unit.invocation
+                own = [text for invocation, text in lines.get(guest.name, ()) if invocation == current]
                 guest.judge.lines(own, now)
             guest.judge.unit(unit, now)
 
@@ -222,7 +225,7 @@ class Waiting:
                 if asked.future is None and guest.up and now >= asked.due:
                     asked.due = now + probe.interval
                     # When all is over, no thread is to be waited for.
-                    left = max(1, int(guest.judge.started + guest.health.healthy_deadline - now))
+                    left = max(1, int(guest.judge.since + guest.health.healthy_deadline - now))
                     asked.future = self._question(guest, replace(probe, timeout=min(probe.timeout, left)))
 
     def _question(self, guest: _Guest, probe: Probe) -> Future[Answer]:

@@ -158,9 +158,10 @@ def _number(text: str | None) -> int:
     return int(text) if text and text.isdigit() else 0
 
 
-def jobs(commands: Commands, verb: str, names: t.Iterable[str], *, timeout: float) -> str:
-    """``systemctl VERB`` for the units of all guests *names* at once; waits until the jobs have ended.
+def jobs(commands: Commands, verb: str, names: t.Iterable[str], *, timeout: float, block: bool = True) -> str:
+    """``systemctl VERB`` for the units of all guests *names* at once; with *block* waits until the jobs have ended.
 
+    Without it, a unit has its job when this returns (`Unit.queued`).
     Failures of single units do not raise: the caller looks at the units afterwards.  The answer is what systemctl
     complained of.  Raises CommandError when the jobs did not end within *timeout* seconds.
     """
@@ -171,7 +172,8 @@ def jobs(commands: Commands, verb: str, names: t.Iterable[str], *, timeout: floa
         # systemctl waits for the units that it names only.  A start in between would find a helper of the last start
         # still up, and run the guest with the runner and the interfaces of that one.
         units += [f"{helper}@{name}.service" for name in sorted(names) for helper in HELPERS]
-    return commands.run(["systemctl", verb, *units], timeout=timeout, check=False).stderr
+    options = [] if block else ["--no-block"]
+    return commands.run(["systemctl", verb, *options, *units], timeout=timeout, check=False).stderr
 
 
 def enable(commands: Commands, names: t.Iterable[str]) -> None:

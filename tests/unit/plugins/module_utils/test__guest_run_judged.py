@@ -69,6 +69,20 @@ def test_a_good_update_is_noted(host: FakeHost, judge: Verdicts) -> None:
     assert judge == {}
 
 
+def test_nobody_waits_for_the_start_of_another(host: FakeHost, judge: Verdicts) -> None:
+    """Of guests that are judged no start is waited for: one may take its whole time, and the others have theirs."""
+    host.offer(Spec("web1"), Spec("web2"), Spec("new"))
+    run(host, [wish("web1", state="started"), wish("web2", state="started")])
+    for name in ("web1", "web2"):
+        host.renew(name)
+    host.calls.clear()
+    result = run(host, [wish("web1"), wish("web2"), wish("new", state="started")], update="activate")
+    assert result.failures == []
+    starts = [argv[2:] for argv in host.calls if argv[:2] == ("systemctl", "start")]
+    assert starts == [("--no-block", "microvm@web1.service", "microvm@web2.service"), ("microvm@new.service",)]
+    assert judge == {}
+
+
 def test_a_bad_update_is_taken_back(host: FakeHost, judge: Verdicts) -> None:
     ran(host)
     old, new = see(host).current, host.renew("web1").path

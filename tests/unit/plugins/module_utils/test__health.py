@@ -292,6 +292,23 @@ def test_a_pattern_that_takes_too_long(probe: Probe) -> None:
     assert f"the pattern {probe.body or probe.pattern!r} takes too long" in str(verdict.reason)
 
 
+def test_nobody_loses_the_time_in_which_nobody_looked() -> None:
+    """Not that of the guest, and not that of a probe; what happened in it counts."""
+    probe = Probe("tcp", port=80, deadline=30)
+    judge = Judge(Health((probe,), healthy_deadline=60), STARTED, begun=STARTED + 500)
+    judge.unit(UP, STARTED + 500)
+    judge.answer(0, Answer(wrong="refused"), STARTED + 500)
+    assert judge.verdict(STARTED + 529) is None
+    verdict = judge.verdict(STARTED + 530)
+    assert verdict is not None
+    assert str(verdict.reason).startswith("not within 30 s: tcp")
+    crashed = Judge(Health(), STARTED, begun=STARTED + 500)
+    crashed.unit(replace(UP, restarts=1, active_since=int((STARTED + 400) * 1e6)), STARTED + 500)
+    verdict = crashed.verdict(STARTED + 500)
+    assert verdict is not None
+    assert "has ended and is started again" in str(verdict.reason)
+
+
 def test_the_first_reason_counts() -> None:
     judge = Judge(Health(), STARTED)
     judge.fail("no guest has become healthy for 5 s")

@@ -243,6 +243,24 @@ def test_the_journal_of_this_start(tmp_path: Path) -> None:
     assert wait(host, {"web1": Health((probe,), 1)}, tmp_path) == ({"web1": None}, 6.0)
 
 
+def test_the_journal_of_the_start_before_one_that_is_still_to_come(tmp_path: Path) -> None:
+    """Its job waits for another unit, and until then systemd has the invocation of the start before."""
+
+    def begin(host: Host) -> None:
+        host.unit("web1", "before", ActiveState="inactive", SubState="dead", Job="7")
+        host.say("web1", "You are in emergency mode.", "before")
+
+    host = Host({0: begin, 5: lambda host: host.unit("web1")})
+    assert wait(host, {"web1": Health((), 1)}, tmp_path) == ({"web1": None}, 6.0)
+
+    def end(host: Host) -> None:
+        host.unit("web1", ActiveState="inactive", SubState="dead")
+        host.say("web1", "You are in emergency mode.")
+
+    (reason,) = wait(Host({0: begin, 5: end}), {"web1": Health((), 1)}, tmp_path)[0].values()
+    assert "emergency" in str(reason)
+
+
 def test_what_journalctl_is_asked() -> None:
     host = Host()
     journal = Journal(host)
