@@ -120,7 +120,8 @@ class Settling:
             elif unit is not None and started(unit, now) is False:
                 verdicts[name] = not_up(unit)
             else:
-                self._waiting.add(name, case.plan.wish.health, case.work.started.get(name, now))
+                coming = unit is not None and unit.waiting
+                self._waiting.add(name, case.plan.wish.health, case.work.started.get(name, now), coming=coming)
         self._decide(verdicts)
 
     def _decide(self, verdicts: t.Mapping[str, str | None]) -> None:

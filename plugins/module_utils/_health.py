@@ -99,13 +99,15 @@ class Judge:
     """Judges one guest that was started at *started*; all times are of one clock, in seconds.
 
     Whoever has it tells it what is seen, in the order of time, and asks for its `verdict`.  Who looks only since
-    *begun*, for there was something else to do, gives the guest its time from then on.
+    *begun*, for there was something else to do, gives the guest its time from then on.  *coming*: systemd was seen to
+    be about to start it.
     """
 
     health: Health
     started: float
     search: Search = search
     begun: float = float("-inf")
+    coming: bool = False
     _states: list[_State] = field(init=False)
     _failed: str | None = field(init=False, default=None)
     _up: float | None = field(init=False, default=None)
@@ -143,6 +145,11 @@ class Judge:
                         self._passes(state, now)
         elif self._up is not None:
             self._fail(f"it has ended: its unit is {unit.active_state} ({unit.result})")
+        elif unit.waiting:
+            self.coming = True
+        elif self.coming:
+            # Its job has ended: a condition or another unit has kept it from starting.
+            self._fail(f"it has not started: its unit is {unit.active_state} ({unit.result})")
 
     def answer(self, number: int, answer: Answer, now: float) -> None:
         """What probe *number* of the health found."""

@@ -141,13 +141,14 @@ class Waiting:
         """Whether anybody is waited for."""
         return bool(self._guests)
 
-    def add(self, name: str, health: Health, started: float) -> None:
-        """Wait for guest *name*, too.
+    def add(self, name: str, health: Health, started: float, *, coming: bool = False) -> None:
+        """Wait for guest *name*, too; with *coming* it is not up yet, and systemd is about to start it.
 
         *started* is in seconds of the clock (CLOCK_MONOTONIC): right before systemd was asked to start it.
         """
         now = self._clock()
-        self._guests[name] = _Guest(name, health, Judge(health, started, search_within, begun=now), now)
+        judge = Judge(health, started, search_within, begun=now, coming=coming)
+        self._guests[name] = _Guest(name, health, judge, now)
 
     def look(self) -> dict[str, str | None]:
         """Have one look at all guests.  Those that are decided about by now are not waited for any more.

@@ -71,7 +71,7 @@ class Oracle:
         self._commands = commands
         self._names: list[str] = []
 
-    def add(self, name: str, _health: t.Any, _started: float) -> None:
+    def add(self, name: str, _health: t.Any, _started: float, **_options: t.Any) -> None:
         """Wait for a guest."""
         self._names.append(name)
 

@@ -80,7 +80,7 @@ class Looks:
         self.waiting.clear()
         return self
 
-    def add(self, name: str, _health: t.Any, _started: float) -> None:
+    def add(self, name: str, _health: t.Any, _started: float, **_options: t.Any) -> None:
         assert name not in self.waiting
         self.waiting[name] = os.readlink(self.host.guest(name, "current"))
 

@@ -292,6 +292,16 @@ def test_a_pattern_that_takes_too_long(probe: Probe) -> None:
     assert f"the pattern {probe.body or probe.pattern!r} takes too long" in str(verdict.reason)
 
 
+@pytest.mark.parametrize("coming", [Unit(queued=True), Unit("activating", "start-pre")])
+def test_a_start_that_nothing_came_of(coming: Unit) -> None:
+    """A dependency has failed, or a condition does not hold."""
+    reason = "it has not started: its unit is inactive (success)"
+    assert judged(Health(), (0.0, coming), (3.0, Unit())) == (3.0, reason)
+    judge = Judge(Health(), STARTED, coming=True)
+    judge.unit(Unit(), STARTED)
+    assert judge.verdict(STARTED) == Verdict(reason)
+
+
 def test_nobody_loses_the_time_in_which_nobody_looked() -> None:
     """Not that of the guest, and not that of a probe; what happened in it counts."""
     probe = Probe("tcp", port=80, deadline=30)
