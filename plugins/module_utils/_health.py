@@ -143,7 +143,7 @@ class Judge:
                     if state.probe.kind == "notify":
                         # The unit is active when the guest has said that it is ready, and not before.
                         self._passes(state, now)
-        elif self._up is not None:
+        elif self._up is not None or (self.coming and unit.active_state == "deactivating"):
             self._fail(f"it has ended: its unit is {unit.active_state} ({unit.result})")
         elif unit.waiting:
             self.coming = True

@@ -302,6 +302,18 @@ def test_a_start_that_nothing_came_of(coming: Unit) -> None:
     assert judge.verdict(STARTED) == Verdict(reason)
 
 
+def test_an_end_before_it_was_seen_to_run() -> None:
+    ending = Unit("deactivating", "stop-sigterm", result="exit-code")
+    assert judged(Health(), (0.0, Unit(queued=True)), (3.0, ending)) == (
+        3.0,
+        "it has ended: its unit is deactivating (exit-code)",
+    )
+    # That of the last start, before systemd was seen to come to this one.
+    before = Judge(Health(), STARTED)
+    before.unit(ending, STARTED)
+    assert before.verdict(STARTED) is None
+
+
 def test_nobody_loses_the_time_in_which_nobody_looked() -> None:
     """Not that of the guest, and not that of a probe; what happened in it counts."""
     probe = Probe("tcp", port=80, deadline=30)
